@@ -1,0 +1,20 @@
+"""The errors that are a user's to mend. Each message is one sentence: what is wrong, where, what to do."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Wrong input. The command line prints the message alone and exits with 2."""
+
+
+class BadPicture(UserError):
+    """A file that cannot be read as a picture. `str(error)` is the reason alone, without the path."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the closest of the choices, or an empty string when none is close."""
+    close = get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

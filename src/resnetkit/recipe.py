@@ -1,0 +1,113 @@
+"""What was asked for: a frozen tree of plain values. Reading, writing and checking TOML is in `recipe_file`.
+
+`"auto"` stands for a value that follows from the pictures or the network; `runs.resolve` puts the value in its place
+and says the rule that gave it, so a run folder's recipe.json holds no "auto".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Auto = Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network; see `resnetkit.model` for what each choice means."""
+
+    arch: str = "resnet18"
+    shortcut: Literal["auto", "A", "B", "C", "none"] = "auto"
+    stride: Literal["1x1", "3x3"] = "3x3"
+    stem_stride: int | Auto = "auto"
+    zero_gamma: bool = False
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which pictures, and how a picture becomes the network's input."""
+
+    size: int | Auto = "auto"  # side of the square input, pixels
+    resize: Literal["shorter", "stretch"] = "shorter"
+    crop: float = 1.0  # evaluation: side of the centre crop / shorter side after resizing; 0.875 is 224 of 256
+    filter: Literal["bilinear", "bicubic", "box", "lanczos"] = "bilinear"
+    channels: int | Auto = "auto"  # 1 grey, 3 RGB
+    normalise: Literal["imagenet", "measured", "pixel-mean", "weights"] = "imagenet"
+    exif: bool = True  # turn the picture as its EXIF orientation says
+    val: float = 0.2  # share of the training pictures kept back where the data have no validation split
+    bad: Literal["stop", "skip"] = "stop"
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes to a training picture; each a pure function of (seed, epoch, position)."""
+
+    crop: Literal["none", "pad", "resized"] | Auto = "auto"
+    pad: int = 4  # pixels on each side, for crop = "pad"
+    scale: tuple[float, float] = (0.25, 1.0)  # share of the area, for crop = "resized"
+    ratio: tuple[float, float] = (0.75, 4 / 3)  # width / height, for crop = "resized"
+    flip: bool = True
+    jitter: float = 0.0  # brightness, contrast and saturation, each by a factor in [1 - jitter, 1 + jitter]
+    erase: float = 0.0  # probability of random erasing (arXiv 1708.04896)
+    mixup: float = 0.0  # alpha of the Beta distribution (arXiv 1710.09412); 0 is off
+    cutmix: float = 0.0  # alpha (arXiv 1905.04899); 0 is off; with mixup too, each batch takes one of the two
+
+
+@dataclass(frozen=True)
+class Optim:
+    """SGD with momentum and what changes the loss."""
+
+    lr: float = 0.1  # the highest learning rate of the schedule
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    decay_all: bool = False  # True decays batch-norm weights and biases too, as the paper does
+    batch: int | Auto = "auto"  # pictures per step
+    accumulate: int = 1  # a step's batch is worked off in this many parts
+    clip: float = 0.0  # largest gradient norm; 0 is off
+    label_smoothing: float = 0.0
+    ema: float = 0.0  # decay per step of the averaged weights that are evaluated and kept; 0 is off
+    freeze: Literal["none", "backbone"] = "none"  # "backbone" trains the dense layer only
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate as a function of progress, in shares of the whole training."""
+
+    epochs: float | Auto = "auto"
+    steps: int = 0  # > 0: the length in steps, instead of epochs
+    decay: Literal["cosine", "step"] = "cosine"
+    milestones: tuple[float, ...] = (0.5, 0.75)  # shares of progress, for decay = "step"
+    gamma: float = 0.1  # factor at each milestone
+    warmup_steps: int | Auto = "auto"
+    warmup: Literal["linear", "constant"] = "linear"
+    warmup_start: float = 0.0  # factor of lr at the first step (linear) or during the whole warm-up (constant)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How it is run; nothing here is meant to change what is learnt, but for seed and precision."""
+
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    channels_last: bool = True
+    deterministic: bool = True
+    threads: int | Auto = "auto"  # that read and decode pictures
+    cache_mb: int = 1024  # decoded pictures kept in memory when all of them fit
+    eval_epochs: int = 1  # evaluate every so many epochs, and after the last
+    checkpoint_steps: int = 500
+    checkpoint_minutes: float = 5.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run, whole. `name` says which shipped recipe it began as."""
+
+    name: str = "small"
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
+    optim: Optim = field(default_factory=Optim)
+    schedule: Schedule = field(default_factory=Schedule)
+    run: Run = field(default_factory=Run)
