@@ -70,11 +70,11 @@ def architecture(
 
     `None` means the name's own default. Raises ValueError, naming argument, value and what is allowed.
     """
-    match = re.fullmatch(r"(resnet|plain)(\d{1,5})(-cifar)?", name)
+    match = re.fullmatch(r"(resnet|plain)([1-9]\d{0,4})(-cifar)?", name)
     if not match:
         raise ValueError(f"architecture {name!r}: choose from {_names()}")
     family, depth, cifar = match[1], int(match[2]), bool(match[3])
-    if cifar and (depth < 8 or (depth - 2) % 6):
+    if cifar and depth not in range(8, 1203, 6):
         raise ValueError(f"architecture {name!r}: a CIFAR network has 6n+2 layers: 8, 14, 20, 32, 44, 56, 110, 1202")
     if not cifar and depth not in IMAGENET_DEPTHS:
         raise ValueError(f"architecture {name!r}: choose from {_names()}")
@@ -87,8 +87,8 @@ def architecture(
         block="basic" if block == "basic" else "bottleneck",
         blocks=blocks,
         width=16 if cifar else 64,
-        stem_stride=stem_stride or (1 if cifar else 4),
-        shortcut=shortcut or default_shortcut,
+        stem_stride=(1 if cifar else 4) if stem_stride is None else stem_stride,
+        shortcut=default_shortcut if shortcut is None else shortcut,
         stride=stride,
         zero_gamma=zero_gamma,
         classes=classes,

@@ -1,0 +1,65 @@
+"""Checkpoints: what a stopped run needs to go on to the same bits. The last two are kept.
+
+Written atomically, with a SHA-256 inside (`tensorfile`). A damaged one is noticed, named, and the one before is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from resnetkit import tensorfile
+from resnetkit.atomic import write_bytes
+from resnetkit.errors import UserError
+
+FOLDER = "checkpoints"
+KEPT = 2
+
+Tensors = dict[str, Tensor]
+
+
+def save(run: Path, step: int, tensors: Tensors, meta: dict[str, Any]) -> None:
+    """Write the checkpoint of `step` and remove all but the last two.
+
+    Raises UserError when it cannot be written (disk full, read-only): the ones before it stay.
+    """
+    path = run / FOLDER / f"step-{step:09d}.safetensors"
+    try:
+        write_bytes(path, tensorfile.dump(tensors, {"kind": "checkpoint", "step": step, **meta}))
+    except OSError as error:
+        last = saved(run)
+        stays = f"{last[-1]} is the last good one" if last else "there is none before it"
+        raise UserError(
+            f"{path}: checkpoint cannot be written ({error.strerror}); {stays}; "
+            f"make room or permit writing, then: resnet resume {run}"
+        ) from None
+    for old in saved(run)[:-KEPT]:
+        with contextlib.suppress(OSError):
+            old.unlink()
+
+
+def saved(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted((run / FOLDER).glob("step-*.safetensors"))
+
+
+def load_latest(run: Path) -> tuple[Tensors, dict[str, Any], list[str]]:
+    """The newest undamaged checkpoint: tensors, metadata, and a sentence for each damaged one passed over.
+
+    Raises UserError when none is left.
+    """
+    notes = []
+    for path in reversed(saved(run)):
+        try:
+            tensors, meta = tensorfile.read(path)
+        except UserError as error:
+            notes.append(f"{error}; using the one before it")
+            continue
+        if meta is not None and meta.get("kind") == "checkpoint":
+            return tensors, meta, notes
+        notes.append(f"{path}: not a checkpoint; using the one before it")
+    damage = f" ({'; '.join(notes)})" if notes else ""
+    raise UserError(f"{run}: no usable checkpoint{damage}; start again with resnet train")

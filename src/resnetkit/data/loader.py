@@ -1,0 +1,175 @@
+"""From pictures to batches: the order, the random numbers, and threads that decode ahead.
+
+Order and augmentation are pure functions of (seed, epoch, position). Threads, batch size, a restart or another machine
+change nothing of what stands at a position of an epoch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from resnetkit.data.pictures import Data
+from resnetkit.data.transforms import DRAWS, Preprocess, augmented
+from resnetkit.errors import BadPicture, UserError
+from resnetkit.recipe import Augment
+
+CHUNK = 32  # pictures per task: long enough that handing it to a thread costs nothing, short enough to balance
+AHEAD = 3  # batches in the making while one is used
+ORDER, DRAW, MIX = range(3)  # streams of random numbers that never meet
+
+Indices = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures (n, size, size, C) uint8 and labels (n,) int64; `indices` says which pictures of the data they are."""
+
+    pictures: Tensor
+    labels: Tensor
+    indices: Indices
+    bad: dict[int, str] = field(default_factory=dict)  # index to reason, of those left out
+
+
+def stream(kind: int, seed: int, epoch: int) -> np.random.Philox:
+    """A counter-based source of random bits, which can be entered anywhere (`advance`)."""
+    return np.random.Philox(key=np.array([(seed << 2) | kind, epoch], dtype=np.uint64))
+
+
+def order(seed: int, epoch: int, n: int) -> Indices:
+    """The permutation of 0 … n - 1 in which an epoch shows its pictures."""
+    return np.random.Generator(stream(ORDER, seed, epoch)).permutation(n)
+
+
+def draws(seed: int, epoch: int, start: int, count: int) -> NDArray[np.float64]:
+    """The random numbers of positions start … start + count - 1: (count, DRAWS), uniform in [0, 1)."""
+    assert DRAWS % 4 == 0, "Philox counts in steps of four 64-bit numbers"
+    source = stream(DRAW, seed, epoch)
+    source.advance(start * DRAWS // 4)
+    return np.random.Generator(source).random((count, DRAWS))
+
+
+def mixing(seed: int, epoch: int, step: int) -> np.random.Generator:
+    """The generator for what concerns a whole batch: mixup and cutmix."""
+    return np.random.Generator(stream(MIX, seed, epoch).jumped(step + 1))
+
+
+def default_threads() -> int:
+    """One for each core this process may use, sixteen at most."""
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+class Reader:
+    """Decoded pictures of `data` by index, with all of them kept in memory when they fit."""
+
+    def __init__(self, data: Data, preprocess: Preprocess, *, threads: int, keep: bool = False) -> None:
+        self.data, self.preprocess, self.threads = data, preprocess, threads
+        self.kept: list[Pixels | None] | None = [None] * len(data.pictures) if keep else None
+
+    def __call__(self, index: int) -> Pixels:
+        """The picture as uint8 (H, W, C), before resizing. Raises BadPicture."""
+        if self.kept is None:
+            return self.preprocess.load(self.data.pictures.read(index))
+        picture = self.kept[index]
+        if picture is None:  # two threads may both decode it once; both get the same pixels
+            picture = self.kept[index] = self.preprocess.load(self.data.pictures.read(index))
+        return picture
+
+
+def training_batches(
+    reader: Reader, indices: Indices, augment: Augment, *, seed: int, epoch: int, batch: int, start: int = 0
+) -> Iterator[Batch]:
+    """The epoch's batches from number `start` on, all of exactly `batch` pictures.
+
+    The remainder of an epoch (fewer than `batch` pictures, other ones each epoch) is left out.
+    Raises UserError naming the pictures of a batch that cannot be read.
+    """
+    permuted = indices[order(seed, epoch, len(indices))]
+
+    def make(out: Pixels, first: int) -> dict[int, str]:
+        table = draws(seed, epoch, first, len(out))
+        bad = {}
+        for row, index in enumerate(permuted[first : first + len(out)].tolist()):
+            try:
+                out[row] = augmented(reader(index), reader.preprocess, augment, table[row])
+            except BadPicture as error:
+                bad[index] = str(error)
+        return bad
+
+    starts = range(start * batch, len(indices) - batch + 1, batch)
+    for made in run_ahead(reader, permuted, make, [(first, batch) for first in starts]):
+        if made.bad:
+            raise UserError(name_bad(reader.data, made.bad))
+        yield made
+
+
+def evaluation_batches(reader: Reader, indices: Indices, *, batch: int) -> Iterator[Batch]:
+    """Every picture once, in the order given, the last batch as short as it comes; bad pictures left out and named."""
+
+    def make(out: Pixels, first: int) -> dict[int, str]:
+        bad = {}
+        for row, index in enumerate(indices[first : first + len(out)].tolist()):
+            try:
+                out[row] = reader.preprocess.fit(reader(index))
+            except BadPicture as error:
+                bad[index] = str(error)
+        return bad
+
+    spans = [(first, min(batch, len(indices) - first)) for first in range(0, len(indices), batch)]
+    for made in run_ahead(reader, indices, make, spans):
+        if made.bad:
+            good = np.array([index not in made.bad for index in made.indices.tolist()], dtype=bool)
+            keep = torch.from_numpy(good)
+            made = Batch(made.pictures[keep], made.labels[keep], made.indices[good], made.bad)
+        yield made
+
+
+def run_ahead(
+    reader: Reader,
+    indices: Indices,
+    make: Callable[[Pixels, int], dict[int, str]],
+    spans: list[tuple[int, int]],
+) -> Iterator[Batch]:
+    """Batches for (first, count) spans in order, `AHEAD` of them in the making; `make` fills rows in a thread."""
+    shape = (reader.preprocess.size, reader.preprocess.size, reader.preprocess.channels)
+    labels = reader.data.labels
+    under_way: deque[tuple[int, Pixels, list[Future[dict[int, str]]]]] = deque()
+    upcoming = iter(spans)
+    pool = ThreadPoolExecutor(reader.threads, thread_name_prefix="decode")
+
+    def begin() -> None:
+        span = next(upcoming, None)
+        if span is not None:
+            first, count = span
+            out = np.empty((count, *shape), dtype=np.uint8)
+            chunks = range(0, count, CHUNK)
+            under_way.append((first, out, [pool.submit(make, out[at : at + CHUNK], first + at) for at in chunks]))
+
+    try:
+        for _ in range(AHEAD):
+            begin()
+        while under_way:
+            first, out, futures = under_way.popleft()
+            bad = {index: reason for future in futures for index, reason in future.result().items()}
+            begin()
+            here = indices[first : first + len(out)]
+            yield Batch(torch.from_numpy(out), torch.from_numpy(labels[here]), here, bad)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def name_bad(data: Data, bad: dict[int, str]) -> str:
+    """One sentence that names up to ten bad pictures, counts the others and says what to do."""
+    named = [f"{data.pictures.name(index)} ({reason})" for index, reason in list(bad.items())[:10]]
+    more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
+    noun = "picture" if len(bad) == 1 else "pictures"
+    return f"{len(bad)} {noun} cannot be read: {'; '.join(named)}{more}; mend or remove them, or set data.bad = \"skip\""

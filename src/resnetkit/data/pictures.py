@@ -1,0 +1,207 @@
+"""The pool of labelled pictures that everything else reads from: `Data`, and where its pictures may lie."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnetkit.errors import UserError, nearest
+
+Indices = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # as written: as meant
+SHOWN = 10  # names in a message before the rest is a count
+
+
+class Pictures(Protocol):
+    """Where the pictures are. Reading is safe from many threads at once."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, i: int) -> str:
+        """Unique: a path, or "fashion-mnist/train/12". Bytes of a path that are not UTF-8 are surrogate escapes."""
+
+    def size(self, i: int) -> int:
+        """Bytes that `read` would give. Raises OSError."""
+
+    def read(self, i: int) -> bytes | Pixels:
+        """The file's bytes, or a decoded uint8 (H, W, C) array that must not be changed. Raises OSError."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Picture files; `names` are paths relative to `root`, or absolute ones."""
+
+    root: Path
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, i: int) -> str:
+        return self.names[i]
+
+    def path(self, i: int) -> str:
+        """Where the file is, as the operating system takes it."""
+        return os.path.join(self.root, self.names[i])  # noqa: PTH118 - a Path costs several times this
+
+    def size(self, i: int) -> int:
+        return os.stat(self.path(i)).st_size  # noqa: PTH116
+
+    def read(self, i: int) -> bytes:
+        with open(self.path(i), "rb", buffering=0) as file:  # noqa: PTH123
+            return file.read()
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Decoded pictures in memory: `pixels` uint8 (n, H, W, C), named "part/0", "part/1" … within (part, count)."""
+
+    pixels: Pixels
+    parts: tuple[tuple[str, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def name(self, i: int) -> str:
+        for part, here in self.parts:
+            if i < here:
+                return f"{part}/{i}"
+            i -= here
+        raise IndexError(i)
+
+    def size(self, i: int) -> int:
+        return int(self.pixels[i].nbytes)
+
+    def read(self, i: int) -> Pixels:
+        view: Pixels = self.pixels[i]
+        return view
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Labelled pictures and how they are divided.
+
+    labels   int64 (n,), index into `classes`
+    classes  in order of their names' bytes, as folders read so; the benchmark data sets have their own order
+    splits   "train", "val", "test" to ascending indices; "all" alone where nothing divides the pictures. A picture
+             that was left out, because it cannot be read, is in no split, and keeps its index.
+    notes    sentences on what was met on the way, for the person who gave the pictures
+    """
+
+    spec: str
+    pictures: Pictures
+    labels: Indices
+    classes: tuple[str, ...]
+    splits: Mapping[str, Indices]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def select(self, split: str) -> Indices:
+        """The indices of one split. Raises UserError that names the splits there are."""
+        if split not in self.splits:
+            raise UserError(f"{self.spec}: no split {split!r}; it has {', '.join(self.splits)}")
+        return self.splits[split]
+
+    def used(self) -> Indices:
+        """The indices that are in any split, ascending."""
+        parts = [np.asarray(indices, dtype=np.int64) for indices in self.splits.values()]
+        return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
+
+    def relabelled(self, classes: Sequence[str]) -> Data:
+        """The same pictures with labels into a model's `classes`, matched by name.
+
+        Raises UserError naming the classes of these pictures that are not among them.
+        """
+        place = {plain_name(name): index for index, name in enumerate(classes)}
+        unknown = [name for name in self.classes if plain_name(name) not in place]
+        if unknown:
+            hint = nearest(unknown[0], classes)
+            number = count(len(unknown), "class", "classes")
+            raise UserError(
+                f"{self.spec}: the model does not know {number}: {listing(unknown)}{hint}; "
+                f"rename to one of its {len(classes):,}, or take the pictures out"
+            )
+        table = np.array([place[plain_name(name)] for name in self.classes], dtype=np.int64)
+        return replace(self, labels=table[self.labels], classes=tuple(classes))
+
+
+def check_trainable(data: Data) -> None:
+    """Raise UserError unless there are at least two classes, each with enough pictures to learn and to check."""
+    train = next((data.splits[name] for name in ("train", "all") if len(data.splits.get(name, ()))), None)
+    if train is None:
+        raise UserError(
+            f"{data.spec}: no pictures to train on; it has {', '.join(data.splits) or 'no pictures at all'}"
+        )
+    of_class = class_counts(data, train)
+    everywhere = class_counts(data, data.used())
+    if len(data.classes) < 2:
+        raise UserError(
+            f"{data.spec}: one class only ({data.classes[0]}); a classifier needs two or more, each in its own folder "
+            "<class>/ (or under its own label in a table)"
+        )
+    for split, indices in data.splits.items():
+        there = class_counts(data, indices)
+        lacking = [name for name, here, n in zip(data.classes, of_class, there, strict=True) if n and not here]
+        if lacking:
+            raise UserError(
+                f"{data.spec}: {split} has {count(len(lacking), 'class', 'classes')} that train lacks: "
+                f"{listing(lacking)}; add pictures of it to train, or take it out of {split}"
+            )
+    for few, what in ((0, "no picture that can be read"), (1, "one picture only")):
+        short = [name for name, n in zip(data.classes, everywhere, strict=True) if n == few]
+        if short:
+            raise UserError(
+                f"{data.spec}: {count(len(short), 'class', 'classes')} with {what}: {listing(short)}; add pictures "
+                "(two at least, one to learn from and one to check with), or take the class out"
+            )
+
+
+def class_counts(data: Data, indices: Indices) -> list[int]:
+    """How many of these pictures each class has."""
+    return np.bincount(data.labels[indices], minlength=len(data.classes)).tolist()  # type: ignore[no-any-return]
+
+
+def label_table(names: Sequence[str]) -> tuple[Indices, tuple[str, ...]]:
+    """Labels int64 (n,) and the classes, from the class name of each picture."""
+    plain = {name: plain_name(name) for name in set(names)}
+    classes = sorted(set(plain.values()), key=os.fsencode)
+    place = {name: index for index, name in enumerate(classes)}
+    return np.array([place[plain[name]] for name in names], dtype=np.int64), tuple(classes)
+
+
+def plain_name(name: str) -> str:
+    """One spelling for a class: macOS stores "é" as two code points and others as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def listing(names: Sequence[str]) -> str:
+    """Up to ten names, then a count of the others."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def count(n: int, one: str, many: str) -> str:
+    """`"1 class"`, `"1,200 classes"`."""
+    return f"{n:,} {one if n == 1 else many}"
+
+
+def name_bad(data: Data, bad: Mapping[int, str]) -> str:
+    """One sentence that names up to ten pictures that cannot be read, counts the others and says what to do."""
+    named = [f"{data.pictures.name(index)} ({reason})" for index, reason in sorted(bad.items())[:SHOWN]]
+    more = f" and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
+    number, them = count(len(bad), "picture", "pictures"), "it" if len(bad) == 1 else "them"
+    return (
+        f"{data.spec}: {number} cannot be read: {'; '.join(named)}{more}; "
+        f'mend or remove {them}, or set data.bad = "skip"'
+    )

@@ -1,0 +1,333 @@
+"""From a decoded picture to the network's input: what is fixed (`Preprocess`) and what is random (`augmented`).
+
+Pictures are uint8 (H, W, C), RGB or grey, until `Preprocess.normalise` turns a batch of them into float32. Nothing here
+changes its input; a result may share memory with it where nothing had to be done.
+
+The rules of the field, as torchvision and timm have them:
+  resize   "shorter": the shorter side becomes resize_to, the longer floor(resize_to * longer / shorter), up or down;
+           "stretch": both sides become resize_to, whatever the shape.
+  crop     size x size from the centre, offset round((side - size) / 2), halves to the even number.
+  filter   antialiased, as Pillow's `resize`: it widens with the reduction. OpenCV's and torch's plain ones do not,
+           which costs a pretrained network whole points of accuracy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+from torch import Tensor
+
+from resnetkit.data.decode import Pixels, decode, luma
+from resnetkit.errors import UserError, nearest
+from resnetkit.recipe import Augment
+
+try:
+    import cykooz_resizer
+except ImportError:  # no wheel for this machine; Pillow does the same, more slowly
+    cykooz_resizer = None
+
+Filter = Literal["bilinear", "bicubic", "box", "lanczos"]
+
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+# Slots of `augmented`'s draws. Each has one meaning, so switching one augmentation off leaves the others as they are.
+FLIP = 0  # mirrored below 0.5
+CROP_TOP, CROP_LEFT = 1, 2  # place of the "pad" or "resized" crop
+CROP_TRIES = 3  # "resized": (area, ratio) of ten attempts, slots 3 to 22
+BRIGHTNESS, CONTRAST, SATURATION = 23, 24, 25
+ERASE = 26  # erased below augment.erase
+ERASE_TRIES = 27  # (area, ratio) of ten attempts, slots 27 to 46
+ERASE_TOP, ERASE_LEFT = 47, 48
+DRAWS = 49
+
+TRIES = 10
+ERASE_AREA = (0.02, 0.4)  # of the picture; arXiv 1708.04896
+ERASE_RATIO = (0.3, 3.3)  # height / width
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes the network's input. Stored in the model file; training and prediction read this value.
+
+    `mean` and `std` are shares of white, in the network's channel order: one per channel, or for `mean` one per value,
+    channels first (the paper's per-pixel mean). The network gets (picture / 255 - mean) / std.
+    """
+
+    size: int  # side of the square input
+    resize: Literal["shorter", "stretch"]
+    resize_to: int  # side after resizing, before the centre crop; `size` where no border is cropped
+    filter: Filter
+    channels: int  # 1 grey, 3 colour
+    order: Literal["RGB", "BGR"]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    exif: bool  # turn pictures as their EXIF orientation says
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def load(self, data: bytes | NDArray[np.uint8]) -> Pixels:
+        """The picture, (H, W, channels): decoded, or an array (H, W, 1 or 3) turned between grey and RGB.
+
+        Raises BadPicture for bytes that are no picture, UserError for an array that is none.
+        """
+        if isinstance(data, bytes):
+            return decode(data, channels=self.channels, exif=self.exif)
+        if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] not in (1, 3) or 0 in data.shape:
+            raise UserError(f"an array of {data.dtype} {data.shape} is no picture: use uint8 (height, width, 1 or 3)")
+        if data.shape[2] == self.channels:
+            return data
+        return luma(data) if self.channels == 1 else np.repeat(data, 3, axis=2)
+
+    def fit(self, picture: Pixels) -> Pixels:
+        """Resize and centre crop: (H, W, C) to (size, size, C)."""
+        height, width = picture.shape[:2]
+        if self.resize == "stretch":
+            to_width = to_height = self.resize_to
+        else:
+            shorter = min(height, width)
+            to_width, to_height = self.resize_to * width // shorter, self.resize_to * height // shorter
+        left, top = round((to_width - self.size) / 2), round((to_height - self.size) / 2)
+        if self.filter != "bilinear" and max(to_width, to_height) <= 16 * self.resize_to:
+            # Filters that overshoot show which of its two passes Pillow took first, which hangs on the whole size. (Not
+            # so for a thread of a picture, which would be resized to gigabytes.)
+            whole = resized(picture, to_width, to_height, self.filter)
+            return whole[top : top + self.size, left : left + self.size]
+        across, down = width / to_width, height / to_height  # only what the crop keeps is resized, on the same grid
+        right = min((left + self.size) * across, width)
+        bottom = min((top + self.size) * down, height)
+        return resized(picture, self.size, self.size, self.filter, (left * across, top * down, right, bottom))
+
+    def normalise(self, batch: Tensor) -> Tensor:
+        """uint8 (N, size, size, C) to float32 (N, C, size, size), channels_last in memory, on the batch's device."""
+        scale, shift = self._affine(batch.device)
+        if self.order == "BGR":
+            batch = batch.flip(3)
+        return torch.addcmul(shift, batch.permute(0, 3, 1, 2), scale)
+
+    def _affine(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """scale and shift of normalise; kept, because moving them for each batch would make the device wait."""
+        if device not in self._affines:
+            std = torch.tensor(self.std, dtype=torch.float64).view(1, -1, 1, 1)
+            mean = torch.tensor(self.mean, dtype=torch.float64)
+            side = 1 if len(self.mean) == self.channels else self.size
+            mean = mean.view(1, self.channels, side, side).contiguous(memory_format=torch.channels_last)
+            self._affines[device] = ((1 / (255 * std)).float().to(device), (-mean / std).float().to(device))
+        return self._affines[device]
+
+    @cached_property
+    def _affines(self) -> dict[torch.device, tuple[Tensor, Tensor]]:
+        return {}
+
+    @cached_property
+    def blank(self) -> Pixels:
+        """(size, size, C) of the mean colour, in the picture's channel order; what padding and erasing show."""
+        colour = np.asarray(self.mean).reshape(self.channels, -1).mean(axis=1)
+        if self.order == "BGR":
+            colour = colour[::-1]
+        levels = np.clip(np.rint(255 * colour), 0, 255).astype(np.uint8)
+        return np.tile(levels, (self.size, self.size, 1))
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON values; `from_dict` reads them back to an equal value."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> Preprocess:
+        """The opposite of `to_dict`. Raises UserError naming the key that is unknown, missing or wrong."""
+        keys = [field.name for field in fields(cls)]
+        for key in data:
+            if key not in keys:
+                raise UserError(f"preprocess: unknown key {key!r}{nearest(str(key), keys)}; allowed: {', '.join(keys)}")
+        missing = [key for key in keys if key not in data]
+        if missing:
+            raise UserError(f"preprocess: {', '.join(missing)} missing; write down every one of {', '.join(keys)}")
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        return cls(**values)  # type: ignore[arg-type]  # __post_init__ checks each
+
+    def __str__(self) -> str:
+        how = f"shorter side {self.resize_to}" if self.resize == "shorter" else f"stretched to {self.resize_to}"
+        mean = " ".join(f"{value:.4g}" for value in self.mean) if len(self.mean) == self.channels else "per pixel"
+        std = " ".join(f"{value:.4g}" for value in self.std)
+        colours = "grey" if self.channels == 1 else self.order
+        exif = "on" if self.exif else "off"
+        return f"{how} {self.filter}, centre {self.size}, {colours}, mean {mean}, std {std}, EXIF {exif}"
+
+
+def _check(value: Preprocess) -> None:
+    """Raise UserError naming the first field that cannot be."""
+    for key in ("size", "resize_to", "channels"):
+        number = getattr(value, key)
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise UserError(f"preprocess {key}={number!r}: must be a whole number, 1 or more")
+    for key, allowed in (
+        ("channels", (1, 3)),
+        ("resize", ("shorter", "stretch")),
+        ("filter", tuple(_FILTERS)),
+        ("order", ("RGB", "BGR")),
+        ("exif", (True, False)),
+    ):
+        if getattr(value, key) not in allowed or (key == "exif" and type(value.exif) is not bool):
+            raise UserError(f"preprocess {key}={getattr(value, key)!r}: choose from {', '.join(map(str, allowed))}")
+    if value.resize_to < value.size:
+        raise UserError(f"preprocess resize_to={value.resize_to}: must be at least size, which is {value.size}")
+    pixels = value.channels * value.size**2
+    for key, lengths in (("mean", (value.channels, pixels)), ("std", (value.channels,))):
+        numbers = getattr(value, key)
+        if not isinstance(numbers, tuple) or len(numbers) not in lengths:
+            raise UserError(f"preprocess {key}: must be a list of {' or '.join(map(str, lengths))} numbers")
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            raise UserError(f"preprocess {key}: must be finite numbers, as shares of white (0.485, not 123.7)")
+    if min(value.std) <= 0:
+        raise UserError(f"preprocess std={value.std}: must be above 0")
+
+
+def resized(
+    picture: Pixels, width: int, height: int, filter: Filter, box: tuple[float, float, float, float] | None = None
+) -> Pixels:
+    """(H, W, C) to (height, width, C), antialiased: Pillow's `resize(box=box, reducing_gap=None)` within 2 levels.
+
+    `box` is (left, top, right, bottom) in source pixels, within the picture; pixels around it count at its edge. Where
+    only whole pixels are cut out nothing is resampled. Runs in the calling thread and releases the GIL.
+    """
+    left, top, right, bottom = box or (0, 0, picture.shape[1], picture.shape[0])
+    if (right - left, bottom - top) == (width, height) and left == int(left) and top == int(top):
+        return picture[int(top) : int(bottom), int(left) : int(right)]
+    # cykooz-resizer resizes up and down first, Pillow whichever way is cheaper. That shows with filters that overshoot
+    # (by 50 levels), and box breaks ties another way, so only bilinear, which is the usual one, can be left to it.
+    if cykooz_resizer is None or filter != "bilinear":
+        image = Image.fromarray(picture if picture.shape[2] == 3 else picture[:, :, 0])
+        small = np.array(image.resize((width, height), _FILTERS[filter], (left, top, right, bottom), None))
+        return small.reshape(height, width, -1)
+    kind = cykooz_resizer.PixelType.U8x3 if picture.shape[2] == 3 else cykooz_resizer.PixelType.U8
+    source = cykooz_resizer.ImageData(picture.shape[1], picture.shape[0], kind, picture.tobytes())
+    target = cykooz_resizer.ImageData(width, height, kind)
+    options = cykooz_resizer.ResizeOptions(
+        resize_alg=cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilinear),
+        crop_box=cykooz_resizer.CropBox(left, top, right - left, bottom - top),
+        use_alpha=False,
+    )
+    cykooz_resizer.Resizer().resize(source, target, options)  # a resizer holds scratch space: one per call, not shared
+    return np.array(np.frombuffer(target.get_buffer(), np.uint8)).reshape(height, width, -1)
+
+
+def augmented(picture: Pixels, preprocess: Preprocess, augment: Augment, draws: NDArray[np.float64]) -> Pixels:
+    """(H, W, C) to (size, size, C), changed at random: crop, mirror, colour, erase, in this order.
+
+    A pure function of its arguments; `draws` are DRAWS uniform numbers in [0, 1), each with a fixed meaning:
+
+      slots      meaning
+      0          mirror
+      1, 2       top, left of the crop
+      3 … 22     crop "resized": area and ratio of attempts 1 to 10
+      23, 24, 25 brightness, contrast, saturation
+      26         erase or not
+      27 … 46    erase: area and ratio of attempts 1 to 10
+      47, 48     erase: top, left
+
+    crop "none" is `Preprocess.fit`; "pad" fits, adds `pad` pixels of the mean colour on each side and crops `size`;
+    "resized" crops an area and shape drawn at random, then resizes it to `size`. Resolve "auto" first.
+    """
+    draw: list[float] = draws.tolist()  # reading numbers out of an array one by one is slow
+    if augment.crop == "resized":
+        height, width = picture.shape[:2]
+        left, top, right, bottom = resized_crop_box(height, width, augment.scale, augment.ratio, draw)
+        size = preprocess.size
+        picture = resized(picture[top:bottom, left:right], size, size, preprocess.filter)
+    else:
+        picture = preprocess.fit(picture)
+        if augment.crop == "pad":
+            picture = _shifted(picture, preprocess.blank, augment.pad, draw)
+        elif augment.crop != "none":
+            raise ValueError(f"augment.crop={augment.crop!r}: choose from none, pad, resized")
+    if augment.flip and draw[FLIP] < 0.5:
+        picture = _mirrored(picture)
+    if augment.jitter:
+        picture = _jittered(picture, augment.jitter, draw)
+    if draw[ERASE] < augment.erase:
+        picture = _erased(picture, preprocess.blank, draw)
+    return picture
+
+
+def resized_crop_box(
+    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], draw: list[float]
+) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a random resized crop, as in Inception (arXiv 1409.4842) and torchvision.
+
+    Up to ten attempts draw an area uniformly in `scale` (share of the picture) and a width / height log-uniformly in
+    `ratio`; the first that fits is placed at random. If none does: the largest centred box whose shape is in `ratio`.
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for slot in range(CROP_TRIES, CROP_TRIES + 2 * TRIES, 2):
+        area = height * width * (scale[0] + draw[slot] * (scale[1] - scale[0]))
+        shape = math.exp(low + draw[slot + 1] * (high - low))
+        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int(draw[CROP_TOP] * (height - h + 1)), int(draw[CROP_LEFT] * (width - w + 1))
+            return left, top, left + w, top + h
+    w = min(width, max(1, round(height * ratio[1])))
+    h = min(height, max(1, round(width / ratio[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _shifted(picture: Pixels, blank: Pixels, pad: int, draw: list[float]) -> Pixels:
+    """A random crop of the padded picture, without making the padded one: the picture moved over a blank."""
+    size = blank.shape[0]
+    down = int(draw[CROP_TOP] * (2 * pad + 1)) - pad
+    right = int(draw[CROP_LEFT] * (2 * pad + 1)) - pad
+    result = blank.copy()
+    if abs(down) < size and abs(right) < size:
+        inside = picture[max(down, 0) : size + min(down, 0), max(right, 0) : size + min(right, 0)]
+        top, left = max(-down, 0), max(-right, 0)
+        result[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return result
+
+
+def _mirrored(picture: Pixels) -> Pixels:
+    """Left and right exchanged. Channel by channel, because numpy copies reversed runs of 3 bytes 5 times slower."""
+    result = np.empty_like(picture)
+    for channel in range(picture.shape[2]):
+        result[:, :, channel] = picture[:, ::-1, channel]
+    return result
+
+
+def _jittered(picture: Pixels, jitter: float, draw: list[float]) -> Pixels:
+    """Brightness, contrast, saturation, in this order, as Pillow's ImageEnhance; factor in [1 - jitter, 1 + jitter]."""
+    colour = picture.shape[2] == 3
+    image = Image.fromarray(picture if colour else picture[:, :, 0])
+    steps = [(ImageEnhance.Brightness, BRIGHTNESS), (ImageEnhance.Contrast, CONTRAST)]
+    if colour:
+        steps.append((ImageEnhance.Color, SATURATION))
+    for enhancer, slot in steps:
+        image = enhancer(image).enhance(max(0.0, 1 + jitter * (2 * draw[slot] - 1)))
+    return np.array(image).reshape(picture.shape)
+
+
+def _erased(picture: Pixels, blank: Pixels, draw: list[float]) -> Pixels:
+    """Random erasing (arXiv 1708.04896) of a rectangle, to the mean colour. Unchanged where ten attempts do not fit."""
+    height, width = picture.shape[:2]
+    low, high = math.log(ERASE_RATIO[0]), math.log(ERASE_RATIO[1])
+    for slot in range(ERASE_TRIES, ERASE_TRIES + 2 * TRIES, 2):
+        area = height * width * (ERASE_AREA[0] + draw[slot] * (ERASE_AREA[1] - ERASE_AREA[0]))
+        shape = math.exp(low + draw[slot + 1] * (high - low))
+        h, w = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < h < height and 0 < w < width:
+            top, left = int(draw[ERASE_TOP] * (height - h + 1)), int(draw[ERASE_LEFT] * (width - w + 1))
+            result = picture.copy()
+            result[top : top + h, left : left + w] = blank[:h, :w]
+            return result
+    return picture

@@ -1,0 +1,177 @@
+"""The run folder: the unit of provenance, and the only place where a run writes.
+
+recipe.json (fully resolved), environment.json, split.csv (when the data came unsplit), log.jsonl, checkpoints/,
+model.safetensors, result.json, report.html.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import platform
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from resnetkit import checkpoint
+from resnetkit.atomic import sync_folder, write_json, write_text
+from resnetkit.data.pictures import Data
+from resnetkit.data.split import save_split
+from resnetkit.errors import UserError
+from resnetkit.recipe import Recipe
+from resnetkit.recipe_file import from_dict, to_dict
+from resnetkit.version import __version__
+
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where and on what a run was made; all that is needed to say whether a resumed run can reach the same bits."""
+
+    command: str
+    data: str
+    fingerprint: str  # SHA-256 over names, labels and contents of the pictures
+    weights: str | None  # the file that training began from
+    device: str
+    torch_threads: int  # another number sums floats in another order
+    versions: dict[str, str]
+    machine: str
+    derived: tuple[str, ...]  # the rules behind the values that the recipe left open
+
+
+def this_environment(
+    data: str, fingerprint: str, weights: str | None, device: torch.device, derived: tuple[str, ...]
+) -> Environment:
+    """The environment of the process that runs now."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({processor()})"
+    return Environment(
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        data=data,
+        fingerprint=fingerprint,
+        weights=weights,
+        device=name,
+        torch_threads=torch.get_num_threads(),
+        versions={
+            "resnetkit": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        derived=derived,
+    )
+
+
+def processor() -> str:
+    """The processor's own name where the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def new_folder(out: str | Path | None, data: str) -> Path:
+    """The folder for a new run. Raises UserError when `out` exists, or its place cannot be written."""
+    if out is None:
+        stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(data.rstrip("/:")).stem).strip("-.") or "run"
+        folder = next(p for n in itertools.count(1) if not (p := Path("runs") / f"{stem}-{n}").exists())
+    else:
+        folder = Path(out)
+    if folder.exists():
+        raise UserError(f"{folder}: exists already; choose another --out, or go on with: resnet resume {folder}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder.parent}: cannot be made ({error.strerror}); choose another --out") from None
+    if not os.access(folder.parent, os.W_OK):
+        raise UserError(f"{folder.parent}: cannot be written; choose another --out")
+    return folder
+
+
+@contextlib.contextmanager
+def creating(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside `folder`, renamed to it when the block ends well and removed when it does not."""
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        (part / checkpoint.FOLDER).mkdir(parents=True)
+        yield part
+        part.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out or make room") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_beginning(folder: Path, recipe: Recipe, environment: Environment, data: Data, came_split: bool) -> None:
+    """All that is known before the first step."""
+    write_json(folder / "recipe.json", to_dict(recipe))
+    write_json(folder / "environment.json", vars(environment))
+    if not came_split:
+        save_split(data, folder / "split.csv")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run for this process; the system lets go of it however the process ends."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process is working on this run; wait for it or stop it") from None
+        yield
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of a run. Raises UserError naming it when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent}: not a run folder (no {path.name})") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The resolved recipe of a run."""
+    return from_dict(read_json(folder / "recipe.json"), where=str(folder / "recipe.json"))
+
+
+def read_environment(folder: Path) -> Environment:
+    """The environment in which a run was begun."""
+    values = read_json(folder / "environment.json")
+    return Environment(**{**values, "derived": tuple(values["derived"])})
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The whole lines of the log; a last line cut off by a power cut is left out."""
+    lines = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (folder / LOG).read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(line))
+    return lines
+
+
+def cut_log(folder: Path, step: int) -> None:
+    """Take back what was logged after the checkpoint at `step`: the resumed run will write it again."""
+    kept = [line for line in read_log(folder) if line["step"] <= step]
+    write_text(folder / LOG, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def append_log(folder: Path, line: dict[str, Any]) -> None:
+    """Add one line to the log."""
+    with (folder / LOG).open("a") as file:
+        file.write(json.dumps(line) + "\n")

@@ -1,0 +1,168 @@
+"""Model files: one `.safetensors` with architecture, class names, `Preprocess`, metrics and provenance inside.
+
+Nothing in a model file is executed when it is opened. State dicts of others come in through `import_weights`.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resnetkit import tensorfile
+from resnetkit.atomic import write_bytes
+from resnetkit.data.transforms import Preprocess
+from resnetkit.errors import UserError
+from resnetkit.model import Architecture, ResNet, architecture
+
+FORMAT = 1
+MODEL_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A network with everything needed to use it."""
+
+    network: ResNet
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    metrics: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def named_architecture(name: str, **choices: Any) -> Architecture:
+    """`model.architecture`, with its ValueError as the user's error that it is."""
+    try:
+        return architecture(name, **choices)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def model_path(model: str | Path) -> Path:
+    """The model file that a RUN folder or a path means. Raises UserError when there is none."""
+    path = Path(model)
+    if path.is_dir():
+        if not (path / MODEL_FILE).exists():
+            hint = f"; finish it with: resnet resume {path}" if (path / "recipe.json").exists() else ""
+            raise UserError(f"{path}: holds no {MODEL_FILE}{hint}")
+        return path / MODEL_FILE
+    if not path.exists():
+        raise UserError(f"{path}: no such model file or run folder")
+    return path
+
+
+def dump_model(model: ModelFile) -> bytes:
+    """The bytes of a model file; equal models give equal bytes."""
+    meta = {
+        "kind": "model",
+        "format": FORMAT,
+        "architecture": asdict(model.network.arch),
+        "classes": list(model.classes),
+        "preprocess": model.preprocess.to_dict(),
+        "metrics": model.metrics,
+        "provenance": model.provenance,
+    }
+    return tensorfile.dump(dict(model.network.state_dict()), meta)
+
+
+def save_model(model: ModelFile, path: Path) -> None:
+    """Write a model file. Raises UserError when the place cannot be written; an older file there then stays."""
+    try:
+        write_bytes(path, dump_model(model))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place or make room") from None
+
+
+def open_model(model: str | Path) -> ModelFile:
+    """The model of a RUN folder or model file, in evaluation mode. Raises UserError when missing, damaged or foreign."""
+    path = model_path(model)
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path}: not a model file; if it holds weights, bring them in with: resnet import {path}")
+    tensors, meta = tensorfile.read(path)
+    if meta is None or meta.get("kind") != "model":
+        what = "a checkpoint" if meta else "weights alone"
+        raise UserError(f"{path}: holds {what}, no architecture and classes; see: resnet import --help")
+    if meta.get("format") != FORMAT:
+        raise UserError(f"{path}: model file format {meta.get('format')}; this version of resnetkit reads {FORMAT}")
+    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in meta["architecture"].items()}
+    network = ResNet(Architecture(**fields))
+    network.load_state_dict(tensors, strict=True)
+    return ModelFile(
+        network=network.eval(),
+        classes=tuple(meta["classes"]),
+        preprocess=Preprocess.from_dict(meta["preprocess"]),
+        metrics=meta["metrics"],
+        provenance=meta["provenance"],
+    )
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or a pickle of torch.save, by torchvision's names.
+
+    Undoes what others wrap around them: a dict under `state_dict` or `model`, a `module.` prefix, `linear` for `fc`.
+    Raises UserError for a pickle that would run code, naming what it wanted.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    tensors = tensorfile.read(path)[0] if path.suffix == ".safetensors" else read_pickle(path)
+    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return {f"fc.{name[7:]}" if name.startswith("linear.") else name: tensor for name, tensor in tensors.items()}
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """The state dict inside a file of torch.save, loaded with `weights_only`."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = str(error).partition("GLOBAL ")[2].split(" ")[0]
+        if not wanted:
+            raise UserError(f"{path}: not a file of torch.save, or damaged") from None
+        raise UserError(f"{path}: refused: opening it would run code ({wanted}); ask for a .safetensors file") from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a file of torch.save, or damaged ({reason})") from None
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path}: holds no state dict (a mapping from parameter names to tensors)")
+    return content
+
+
+def check_fit(network: ResNet, tensors: dict[str, Tensor], where: str) -> None:
+    """Raise UserError with the list of differences when the tensors are not exactly the network's."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    # Files from before torch 0.4.1 lack the counters, which evaluation does not use.
+    missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
+    wrong = [
+        *(f"missing {name} {wanted[name]}" for name in missing),
+        *(f"unexpected {name} {given[name]}" for name in given if name not in wanted),
+        *(f"{name} is {given[name]}, not {wanted[name]}" for name in wanted if given.get(name, wanted[name]) != wanted[name]),
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise UserError(f"{where}: does not fit {network.arch.name}: {'; '.join(wrong[:10])}{more}")
+
+
+def import_weights(
+    source: str | Path,
+    *,
+    arch: Architecture,
+    classes: tuple[str, ...],
+    preprocess: Preprocess,
+    out: str | Path,
+) -> ModelFile:
+    """Make a model file of somebody's state dict. Raises UserError with the mismatches when it does not fit."""
+    path = Path(source)
+    tensors = read_state_dict(path)
+    network = ResNet(replace(arch, classes=len(classes)))
+    check_fit(network, tensors, str(path))
+    network.load_state_dict(tensors, strict=False)
+    model = ModelFile(network.eval(), classes, preprocess, provenance={"imported_from": path.name})
+    save_model(model, Path(out))
+    return model
