@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(ValueError):
     """Wrong input. The command line prints the message alone and exits with 2."""
 
 
-class BadPicture(UserError):
+class BadPicture(UserError):  # noqa: N818 - it names what was found
     """A file that cannot be read as a picture. `str(error)` is the reason alone, without the path."""
 
 
@@ -18,3 +18,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest of the choices, or an empty string when none is close."""
     close = get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def shown_name(path: str) -> str:
+    """A path that can be printed: bytes that are not UTF-8 as escapes."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -165,7 +165,8 @@ class BasicBlock(nn.Module):
         y = self.bn2(self.conv2(y))
         if self.residual:
             y += x if self.downsample is None else self.downsample(x)
-        return self.relu(y)
+        out: Tensor = self.relu(y)
+        return out
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
@@ -196,7 +197,8 @@ class Bottleneck(nn.Module):
         y = self.bn3(self.conv3(y))
         if self.residual:
             y += x if self.downsample is None else self.downsample(x)
-        return self.relu(y)
+        out: Tensor = self.relu(y)
+        return out
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:

@@ -37,7 +37,7 @@ def parameter_groups(network: nn.Module, recipe: Optim) -> tuple[list[dict[str, 
 def make_sgd(network: nn.Module, recipe: Optim) -> torch.optim.SGD:
     """SGD with momentum; fused, which is one pass over each parameter instead of three."""
     groups, _ = parameter_groups(network, recipe)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
+    return torch.optim.SGD(groups, lr=float(recipe.lr), momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
 
 
 def freeze_backbone(network: ResNet) -> None:

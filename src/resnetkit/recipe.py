@@ -16,7 +16,7 @@ Auto = Literal["auto"]
 class Model:
     """The network; see `resnetkit.model` for what each choice means."""
 
-    arch: str = "resnet18"
+    arch: str = "auto"  # a name of `resnetkit.model`; "auto": the weights' own, or resnet18
     shortcut: Literal["auto", "A", "B", "C", "none"] = "auto"
     stride: Literal["1x1", "3x3"] = "3x3"
     stem_stride: int | Auto = "auto"
@@ -57,7 +57,7 @@ class Augment:
 class Optim:
     """SGD with momentum and what changes the loss."""
 
-    lr: float = 0.1  # the highest learning rate of the schedule
+    lr: float | Auto = "auto"  # the highest learning rate of the schedule
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4

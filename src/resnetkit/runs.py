@@ -85,7 +85,9 @@ def processor() -> str:
 def new_folder(out: str | Path | None, data: str) -> Path:
     """The folder for a new run. Raises UserError when `out` exists, or its place cannot be written."""
     if out is None:
-        stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(data.rstrip("/:")).stem).strip("-.") or "run"
+        stem = (
+            "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(data.rstrip("/:")).stem).strip("-.") or "run"
+        )
         folder = next(p for n in itertools.count(1) if not (p := Path("runs") / f"{stem}-{n}").exists())
     else:
         folder = Path(out)
@@ -115,11 +117,11 @@ def creating(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def write_beginning(folder: Path, recipe: Recipe, environment: Environment, data: Data, came_split: bool) -> None:
+def write_beginning(folder: Path, recipe: Recipe, environment: Environment, data: Data, *, divided: bool) -> None:
     """All that is known before the first step."""
     write_json(folder / "recipe.json", to_dict(recipe))
     write_json(folder / "environment.json", vars(environment))
-    if not came_split:
+    if divided:  # by us, so it must be written down
         save_split(data, folder / "split.csv")
 
 

@@ -1,8 +1,8 @@
 """Tensors and what is known about them in one `.safetensors` file that notices when a bit has changed.
 
-safetensors itself loads most damaged files without a word, so the metadata carry a SHA-256 of the whole file, taken with
-the digest's own 64 characters as zeros. All metadata stand in one JSON string under the key "resnetkit": safetensors
-writes several keys in random order, and equal contents shall give equal bytes.
+safetensors itself loads most damaged files without a word, so the metadata carry a SHA-256 of the whole file, taken
+with the digest's own 64 characters as zeros. All metadata stand in one JSON string under the key "resnetkit", because
+safetensors writes several keys in random order, and equal contents shall give equal bytes.
 """
 
 from __future__ import annotations

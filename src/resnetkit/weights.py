@@ -78,7 +78,7 @@ def save_model(model: ModelFile, path: Path) -> None:
 
 
 def open_model(model: str | Path) -> ModelFile:
-    """The model of a RUN folder or model file, in evaluation mode. Raises UserError when missing, damaged or foreign."""
+    """The model of a RUN folder or model file, in evaluation mode. Raises UserError when missing or damaged."""
     path = model_path(model)
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: not a model file; if it holds weights, bring them in with: resnet import {path}")
@@ -88,8 +88,7 @@ def open_model(model: str | Path) -> ModelFile:
         raise UserError(f"{path}: holds {what}, no architecture and classes; see: resnet import --help")
     if meta.get("format") != FORMAT:
         raise UserError(f"{path}: model file format {meta.get('format')}; this version of resnetkit reads {FORMAT}")
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in meta["architecture"].items()}
-    network = ResNet(Architecture(**fields))
+    network = ResNet(read_architecture(meta["architecture"]))
     network.load_state_dict(tensors, strict=True)
     return ModelFile(
         network=network.eval(),
@@ -98,6 +97,17 @@ def open_model(model: str | Path) -> ModelFile:
         metrics=meta["metrics"],
         provenance=meta["provenance"],
     )
+
+
+def read_architecture(fields: dict[str, Any]) -> Architecture:
+    """The inverse of `dataclasses.asdict` after a trip through JSON."""
+    return Architecture(**{**fields, "blocks": tuple(fields["blocks"])})
+
+
+def place(network: ResNet, device: torch.device, channels_last: bool = True) -> ResNet:
+    """Move the network to where it runs, in the memory layout that convolutions are fastest in."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return network.to(device).to(memory_format=layout)  # type: ignore[call-overload,no-any-return]
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -142,7 +152,7 @@ def check_fit(network: ResNet, tensors: dict[str, Tensor], where: str) -> None:
     wrong = [
         *(f"missing {name} {wanted[name]}" for name in missing),
         *(f"unexpected {name} {given[name]}" for name in given if name not in wanted),
-        *(f"{name} is {given[name]}, not {wanted[name]}" for name in wanted if given.get(name, wanted[name]) != wanted[name]),
+        *(f"{name} is {given[name]}, not {shape}" for name, shape in wanted.items() if given.get(name, shape) != shape),
     ]
     if wrong:
         more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""

@@ -135,6 +135,11 @@ def walk(root: Path, folder: str, read: set[tuple[int, int]], spec: str, finding
         pending += reversed(deeper)
 
 
+def find_pictures(root: Path) -> list[str]:
+    """Paths of the pictures below a folder at any depth, without labels, folder by folder."""
+    return [join(os.fspath(root), path) for path in walk(root, "", set(), os.fspath(root), Findings())]
+
+
 def entries(root: Path, folder: str, spec: str) -> list[os.DirEntry[str]]:
     """What a folder holds, but for hidden and system files, in order of the names' bytes."""
     try:

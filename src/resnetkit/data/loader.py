@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -17,17 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnetkit.data.pictures import Data
+from resnetkit.data.pictures import Data, Indices, Pixels, name_bad
 from resnetkit.data.transforms import DRAWS, Preprocess, augmented
 from resnetkit.errors import BadPicture, UserError
 from resnetkit.recipe import Augment
 
 CHUNK = 32  # pictures per task: long enough that handing it to a thread costs nothing, short enough to balance
 AHEAD = 3  # batches in the making while one is used
+ROW = -(-DRAWS // 4) * 4  # random numbers per position: Philox gives four 64-bit numbers per count
 ORDER, DRAW, MIX = range(3)  # streams of random numbers that never meet
-
-Indices = NDArray[np.int64]
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,9 @@ def order(seed: int, epoch: int, n: int) -> Indices:
 
 def draws(seed: int, epoch: int, start: int, count: int) -> NDArray[np.float64]:
     """The random numbers of positions start … start + count - 1: (count, DRAWS), uniform in [0, 1)."""
-    assert DRAWS % 4 == 0, "Philox counts in steps of four 64-bit numbers"
     source = stream(DRAW, seed, epoch)
-    source.advance(start * DRAWS // 4)
-    return np.random.Generator(source).random((count, DRAWS))
+    source.advance(start * ROW // 4)
+    return np.random.Generator(source).random((count, ROW))[:, :DRAWS]
 
 
 def mixing(seed: int, epoch: int, step: int) -> np.random.Generator:
@@ -77,17 +74,20 @@ class Reader:
 
     def __call__(self, index: int) -> Pixels:
         """The picture as uint8 (H, W, C), before resizing. Raises BadPicture."""
-        if self.kept is None:
-            return self.preprocess.load(self.data.pictures.read(index))
-        picture = self.kept[index]
+        picture = self.kept[index] if self.kept is not None else None
         if picture is None:  # two threads may both decode it once; both get the same pixels
-            picture = self.kept[index] = self.preprocess.load(self.data.pictures.read(index))
+            try:
+                picture = self.preprocess.load(self.data.pictures.read(index))
+            except OSError as error:
+                raise BadPicture(f"cannot be opened: {error.strerror}") from None
+            if self.kept is not None:
+                self.kept[index] = picture
         return picture
 
 
 def training_batches(
     reader: Reader, indices: Indices, augment: Augment, *, seed: int, epoch: int, batch: int, start: int = 0
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The epoch's batches from number `start` on, all of exactly `batch` pictures.
 
     The remainder of an epoch (fewer than `batch` pictures, other ones each epoch) is left out.
@@ -165,11 +165,3 @@ def run_ahead(
             yield Batch(torch.from_numpy(out), torch.from_numpy(labels[here]), here, bad)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def name_bad(data: Data, bad: dict[int, str]) -> str:
-    """One sentence that names up to ten bad pictures, counts the others and says what to do."""
-    named = [f"{data.pictures.name(index)} ({reason})" for index, reason in list(bad.items())[:10]]
-    more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
-    noun = "picture" if len(bad) == 1 else "pictures"
-    return f"{len(bad)} {noun} cannot be read: {'; '.join(named)}{more}; mend or remove them, or set data.bad = \"skip\""

@@ -7,7 +7,9 @@ in fp32, so that precision settings of the training do not move it.
 from __future__ import annotations
 
 import html
+import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from resnetkit.data.loader import Reader, default_threads, evaluation_batches, name_bad
-from resnetkit.data.pictures import Data
+from resnetkit.data.loader import Reader, default_threads, evaluation_batches
+from resnetkit.data.pictures import Data, name_bad
 from resnetkit.data.source import open_data
 from resnetkit.data.split import load_split
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError
-from resnetkit.weights import ModelFile, model_path, open_model
+from resnetkit.weights import ModelFile, model_path, open_model, place
 
 BINS = 15  # of the expected calibration error (arXiv 1706.04599)
 WORST = 24  # confidently wrong pictures that are kept by name
@@ -95,7 +97,8 @@ class Result:
 
     def __str__(self) -> str:
         low, high = self.top1_interval
-        return f"{100 * self.top1:.2f} % ({self.correct:,} of {self.n:,}; 95 % interval {100 * low:.2f} to {100 * high:.2f})"
+        counted = f"{self.correct:,} of {self.n:,}"
+        return f"{100 * self.top1:.2f} % ({counted}; 95 % interval {100 * low:.2f} to {100 * high:.2f})"
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -134,7 +137,8 @@ def probabilities(network: nn.Module, reader: Reader, indices: NDArray[np.int64]
         if len(batch.indices):
             with torch.inference_mode():
                 logits = network(reader.preprocess.normalise(batch.pictures.to(device)))
-                rows = logits.double().softmax(1).cpu().numpy()  # double: a sure and wrong answer must not round to log 0
+                # In double, or a sure and wrong answer would round to a probability of zero.
+                rows = logits.double().softmax(1).cpu().numpy()
         else:
             rows = np.empty((0, 0))
         yield Outputs(batch.indices, rows, batch.bad)
@@ -202,7 +206,6 @@ def evaluate(
     split: str | None = None,
     bad: str = "stop",
     device: str = "cpu",
-    threads: int | None = None,
 ) -> Result:
     """Score a model on pictures.
 
@@ -212,15 +215,15 @@ def evaluate(
     Raises UserError, also when the pictures have a class that the model does not know.
     """
     opened = model if isinstance(model, ModelFile) else open_model(model)
-    found = held_back(model) if data is None else data if isinstance(data, Data) else open_data(data)
+    found = data if isinstance(data, Data) else as_trained(model, data)
     name = choose_split(found, split)
     found = found.relabelled(opened.classes)
-    reader = Reader(found, opened.preprocess, threads=threads or default_threads())
+    reader = Reader(found, opened.preprocess, threads=default_threads())
+    network = place(opened.network, torch.device(device))
     protocol = describe_protocol(found, name, opened.preprocess)
-    network = opened.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    result = score(network, reader, found.splits[name], protocol=protocol)
+    result = score(network, reader, found.select(name), protocol=protocol)
     if result.bad and bad != "skip":
-        index = {found.pictures.name(i): i for i in found.splits[name].tolist()}
+        index = {found.pictures.name(i): i for i in found.select(name).tolist()}
         raise UserError(name_bad(found, {index[path]: reason for path, reason in result.bad.items()}))
     return result
 
@@ -237,12 +240,17 @@ def describe_protocol(data: Data, split: str, preprocess: Preprocess) -> str:
     return f"{data.spec}, {split}, single centre crop; {preprocess}; fp32"
 
 
-def held_back(model: str | Path | ModelFile) -> Data:
-    """The data of the run that a model lies in, split as it was for training."""
-    import json
+def as_trained(model: str | Path | ModelFile, data: str | Path | None) -> Data:
+    """The data, divided as for training when they are those that the model's own run divided by itself.
 
+    Without that, an undivided folder would be scored with the pictures that were trained on.
+    """
     folder = None if isinstance(model, ModelFile) else model_path(model).parent
     if folder is None or not (folder / "environment.json").exists():
-        raise UserError(f"{model if folder else 'this model'}: not in a run folder, so say which pictures to evaluate")
-    data = open_data(json.loads((folder / "environment.json").read_text())["data"])
-    return load_split(data, folder / "split.csv") if (folder / "split.csv").exists() else data
+        if data is None:
+            raise UserError("this model does not lie in a run folder: say which pictures to evaluate it on")
+        return open_data(data)
+    own = str(json.loads((folder / "environment.json").read_text())["data"])
+    found = open_data(own if data is None else data)
+    same = data is None or os.path.realpath(data) == os.path.realpath(own)
+    return load_split(found, folder / "split.csv") if same and (folder / "split.csv").exists() else found

@@ -1,0 +1,84 @@
+"""resnetkit: the ResNet family done right. The names below are loaded when they are first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from resnetkit.version import __version__
+
+if TYPE_CHECKING:
+    from resnetkit.complexity import Complexity, count
+    from resnetkit.data.source import open_data
+    from resnetkit.data.transforms import Preprocess
+    from resnetkit.errors import BadPicture, UserError
+    from resnetkit.evaluation import Result, evaluate
+    from resnetkit.events import Finished, Stopped
+    from resnetkit.model import Architecture, ResNet, architecture
+    from resnetkit.prediction import Classifier, Prediction, load, predict
+    from resnetkit.recipe import Recipe
+    from resnetkit.recipes import recipes
+    from resnetkit.training import resume, train
+    from resnetkit.weights import import_weights
+
+_HOME = {
+    "Architecture": "model",
+    "BadPicture": "errors",
+    "Classifier": "prediction",
+    "Complexity": "complexity",
+    "Finished": "events",
+    "Prediction": "prediction",
+    "Preprocess": "data.transforms",
+    "Recipe": "recipe",
+    "ResNet": "model",
+    "Result": "evaluation",
+    "Stopped": "events",
+    "UserError": "errors",
+    "architecture": "model",
+    "count": "complexity",
+    "evaluate": "evaluation",
+    "import_weights": "weights",
+    "load": "prediction",
+    "open_data": "data.source",
+    "predict": "prediction",
+    "recipes": "recipes",
+    "resume": "training",
+    "train": "training",
+}
+
+__all__ = [
+    "Architecture",
+    "BadPicture",
+    "Classifier",
+    "Complexity",
+    "Finished",
+    "Prediction",
+    "Preprocess",
+    "Recipe",
+    "ResNet",
+    "Result",
+    "Stopped",
+    "UserError",
+    "__version__",
+    "architecture",
+    "count",
+    "evaluate",
+    "import_weights",
+    "load",
+    "open_data",
+    "predict",
+    "recipes",
+    "resume",
+    "train",
+    # `resnetkit.training` is the module: its `training(...)` yields events, for those who show progress
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'resnetkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"resnetkit.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

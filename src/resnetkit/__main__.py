@@ -1,0 +1,5 @@
+"""`python -m resnetkit` is `resnet`."""
+
+from resnetkit.cli import main
+
+main()

@@ -1,0 +1,375 @@
+"""The command `resnet`: parse, call one function, show what it gives.
+
+What a command needs is imported when it runs, so that `resnet --help` and `resnet recipe list` are there at once.
+Exit codes: 0 done, 1 some pictures could not be predicted (or an error of ours, with its traceback), 2 wrong input,
+130 and 143 stopped by SIGINT and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from resnetkit import shell
+from resnetkit.cli_recipe import asked, recipe
+from resnetkit.errors import UserError
+from resnetkit.shell import Commands, complain, emit, json_option
+from resnetkit.version import __version__
+
+if TYPE_CHECKING:
+    from resnetkit.data.transforms import Preprocess
+    from resnetkit.events import Event
+
+FILTERS = ["bilinear", "bicubic", "box", "lanczos"]  # as in data.transforms, which would bring numpy with it
+ARCHITECTURE_NAME = re.compile(r"(resnet|plain)\d+(-cifar)?")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The entry point; `arguments` are those of the process by default. Always ends in SystemExit."""
+    shell.prepare()
+    sys.exit(shell.run(root, arguments))
+
+
+@click.group(
+    cls=Commands,
+    epilog="""\b
+Examples:
+  resnet train photos/                    photos/<class>/*.jpg
+  resnet predict runs/photos-1 a.jpg
+  resnet COMMAND --help                   more on each command""",
+)
+@click.version_option(__version__, message="resnet %(version)s")
+def root() -> None:
+    """From a folder of pictures to a measured, explained classifier, with the ResNet family.
+
+    A MODEL is a run folder or its model.safetensors.
+    """
+
+
+@root.command(
+    short_help="Train a classifier on your pictures.",
+    epilog="""\b
+Examples:
+  resnet train photos/
+  resnet train photos/ --model resnet50 --epochs 30 --out runs/flowers
+  resnet train photos/ --from weights.safetensors
+  resnet train cifar10:DIR --recipe cifar-paper --set optim.lr=0.05""",
+)
+@click.argument("data")
+@click.option("--model", metavar="NAME", help="The network, such as resnet50; short for --set model.arch=NAME.")
+@click.option("--from", "weights", metavar="WEIGHTS", help="Begin from this model file or run instead of from scratch.")
+@click.option("--recipe", metavar="NAME|FILE.toml", help="How to train: 'small' by default, 'finetune' with --from.")
+@click.option("--epochs", metavar="N", help="How often every picture is seen; short for --set schedule.epochs=N.")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change one key of the recipe; repeatable.")
+@click.option("--out", metavar="RUN", help="The run folder to make; by default a new one under runs/.")
+@json_option
+def train(
+    data: str,
+    model: str | None,
+    weights: str | None,
+    recipe: str | None,
+    epochs: str | None,
+    settings: tuple[str, ...],
+    out: str | None,
+    as_json: bool,
+) -> int:
+    """Train on DATA: a folder with one folder of pictures per class, or with train/ and val/ of such folders; a
+    .csv or .tsv file with the columns path, label and perhaps split; or cifar10:DIR, cifar100:DIR, fashion-mnist:DIR.
+
+    Writes a run folder with the model, its score and a report. Ctrl-C stops it after the current step; resnet resume
+    goes on from there.
+    """
+    chosen = asked(recipe, model, epochs, settings, weights)
+    from resnetkit.training import training
+
+    return watch(training(data, recipe=chosen, weights=weights, out=out), as_json)
+
+
+def watch(events: Iterator[Event], as_json: bool) -> int:
+    """Show a training until it ends or is stopped; the exit code."""
+    from resnetkit.events import Stopped
+    from resnetkit.terminal import follow, screen
+
+    try:
+        finished = follow(events, screen(stderr=as_json))
+    except Stopped as stopped:
+        again = f"resnet resume {shlex.quote(str(stopped.run))}"
+        complain(f"stopped after step {stopped.step:,}; go on with: {again}")
+        return 128 + stopped.signum
+    if as_json:
+        result = finished.result.to_dict()
+        emit({"run": str(finished.run), "report": str(finished.report), "result": result})
+    return 0
+
+
+@root.command(
+    short_help="Go on with a run that was stopped.",
+    epilog="""\b
+Example:
+  resnet resume runs/flowers""",
+)
+@click.argument("run")
+@json_option
+def resume(run: str, as_json: bool) -> int:
+    """Go on with RUN, a run folder, after Ctrl-C, a power cut or a kill.
+
+    The weights become the very same, to the bit, as if it had never stopped.
+    """
+    from resnetkit.training import resuming
+
+    return watch(resuming(run), as_json)
+
+
+@root.command(
+    short_help="Score a model on labelled pictures.",
+    epilog="""\b
+Examples:
+  resnet evaluate runs/flowers                the pictures its training kept back
+  resnet evaluate runs/flowers photos/val
+  resnet evaluate m.safetensors cifar10:DIR --json""",
+)
+@click.argument("model")
+@click.argument("data", required=False)
+@click.option("--split", metavar="NAME", help="Which part of DATA; by default test, else val, else all of it.")
+@click.option(
+    "--bad",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What to do about pictures that cannot be read: name them and stop, or leave them out and list them.",
+)
+@json_option
+def evaluate(model: str, data: str | None, split: str | None, bad: str, as_json: bool) -> None:
+    """Score MODEL on labelled pictures: accuracy with a 95 % interval, top-5, calibration, every class.
+
+    DATA is what train takes; without it, the pictures that the model's run kept back.
+    """
+    from resnetkit import evaluation
+
+    result = evaluation.evaluate(model, data, split=split, bad=bad, device=device())
+    if as_json:
+        emit(result.to_dict())
+    else:
+        from resnetkit.terminal import screen, show_result
+
+        show_result(screen(), result)
+
+
+@root.command(
+    short_help="Say what is in a picture.",
+    epilog="""\b
+Examples:
+  resnet predict runs/flowers a.jpg
+  resnet predict runs/flowers a.jpg holiday/ --top 3 --json""",
+)
+@click.argument("model")
+@click.argument("paths", nargs=-1, required=True)
+@click.option("--top", type=click.IntRange(min=1), metavar="N", default=5, show_default=True, help="So many classes.")
+@json_option
+def predict(model: str, paths: tuple[str, ...], top: int, as_json: bool) -> int:
+    """Say what MODEL sees in the pictures PATHS; folders are walked.
+
+    One line per picture: path, class, probability, then the next classes. A picture that cannot be read gets a line
+    that says why, the rest goes on, and the exit code is 1.
+    """
+    from resnetkit import prediction
+    from resnetkit.terminal import counted, screen, show_prediction
+
+    console = None if as_json else screen()
+    failed = 0
+    for answer in prediction.predict(model, paths, top=top, device=device()):
+        failed += answer.error is not None
+        if console is None:
+            emit(answer.to_dict())
+        else:
+            show_prediction(console, answer)
+    if failed:
+        complain(f"{counted(failed, 'picture')} could not be read; the reason stands in place of the class")
+    return 1 if failed else 0
+
+
+def device() -> str:
+    """Where training would run, so that scores of training and of `evaluate` come from one device."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@root.command(
+    short_help="Show a network: stages, parameters, multiply-adds.",
+    epilog="""\b
+Examples:
+  resnet model resnet152
+  resnet model resnet50 --stride 1x1        as in the paper, "v1"
+  resnet model resnet20-cifar --shortcut B
+  resnet model runs/flowers""",
+)
+@click.argument("model")
+@click.option("--classes", type=click.IntRange(min=1), metavar="N", help="By default 1000, CIFAR networks 10.")
+@click.option("--channels", type=click.IntRange(min=1), metavar="N", help="Of the input; by default 3.")
+@click.option(
+    "--size", type=click.IntRange(min=1), metavar="N", help="Side of the input; by default 224, CIFAR networks 32."
+)
+@click.option("--shortcut", type=click.Choice(["A", "B", "C", "none"]), help="By default B, CIFAR networks A.")
+@click.option("--stride", type=click.Choice(["1x1", "3x3"]), help="Where a bottleneck strides; by default in the 3x3.")
+@click.option("--stem-stride", type=click.Choice([1, 2, 4]), help="By default 4, CIFAR networks 1.")
+@json_option
+def model(model: str, size: int | None, as_json: bool, **choices: Any) -> None:
+    """Show a network as the paper's Table 1: stages, output sizes, parameters, multiply-adds.
+
+    MODEL is the name of an architecture (resnet18, 34, 50, 101, 152, plain18, plain34, resnet20-cifar and
+    plain20-cifar, any 6n+2 layers up to 1202), or a model file or run folder, of which it also shows classes,
+    preprocessing, score and provenance.
+    """
+    from resnetkit.complexity import count
+    from resnetkit.weights import named_architecture, open_model
+
+    choices = {name: value for name, value in choices.items() if value is not None}
+    file = None
+    if ARCHITECTURE_NAME.fullmatch(model) or not (Path(model).exists() or os.sep in model or "." in model):
+        cifar = model.endswith("-cifar")
+        arch = named_architecture(model, **{"classes": 10 if cifar else 1000, **choices})
+        size = size or (32 if cifar else 224)
+    else:
+        file = open_model(model)
+        arch = file.network.arch
+        size = size or file.preprocess.size
+        if choices:
+            option = f"--{next(iter(choices)).replace('_', '-')}"
+            raise UserError(f"{option}: {model} is a model with an architecture of its own; leave it out")
+    counted = count(arch, size)
+    if as_json:
+        about = {name: getattr(file, name) for name in ("classes", "metrics", "provenance")} if file else {}
+        emit(counted.to_dict() | about | ({"preprocess": file.preprocess.to_dict()} if file else {}))
+    else:
+        from resnetkit.terminal import screen, show_model
+
+        show_model(screen(), counted, file)
+
+
+root.add_command(recipe)
+
+
+@root.command(
+    "import",
+    short_help="Make a model file of somebody's weights.",
+    epilog="""\b
+Example:
+  resnet import cifar10-resnet20.th --arch resnet20-cifar --classes classes.txt \\
+      --size 32 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --out m.safetensors""",
+)
+@click.argument("source")
+@click.option("--arch", metavar="NAME", required=True, help="The architecture, as for: resnet model NAME.")
+@click.option("--classes", metavar="FILE|a,b,c", required=True, help="The names, in the order of the outputs.")
+@click.option("--size", type=click.IntRange(min=1), metavar="N", required=True, help="Side of the input, pixels.")
+@click.option("--mean", metavar="a,b,c", required=True, help="Per channel, as shares of white.")
+@click.option("--std", metavar="a,b,c", required=True, help="Per channel, as shares of white.")
+@click.option("--out", metavar="FILE", required=True, help="The model file to write, a .safetensors file.")
+@click.option("--shortcut", type=click.Choice(["A", "B", "C", "none"]), help="By default the architecture's own.")
+@click.option("--stride", type=click.Choice(["1x1", "3x3"]), default="3x3", show_default=True)
+@click.option("--resize", type=click.Choice(["shorter", "stretch"]), default="shorter", show_default=True)
+@click.option(
+    "--crop",
+    type=float,
+    metavar="X",
+    default=1.0,
+    show_default=True,
+    help="Share of the resized side: 0.875 is 224 of 256.",
+)
+@click.option("--filter", type=click.Choice(FILTERS), default="bilinear", show_default=True)
+@click.option("--channels", type=click.Choice([1, 3]), default=3, show_default=True)
+@click.option("--no-exif", is_flag=True, help="Do not turn pictures as their EXIF orientation says.")
+@json_option
+def import_(
+    source: str,
+    arch: str,
+    classes: str,
+    out: str,
+    shortcut: str | None,
+    stride: str,
+    as_json: bool,
+    **choices: Any,
+) -> None:
+    """Make a model file of SOURCE, somebody's state dict (.pth, .th or .safetensors) with torchvision's names.
+
+    No code in SOURCE is run. The pictures' preprocessing is part of a model, so it has to be told here.
+    """
+    from dataclasses import asdict
+
+    from resnetkit.weights import import_weights, named_architecture
+
+    names = read_classes(classes)
+    preprocess = make_preprocess(**choices)
+    if not out.endswith(".safetensors"):
+        raise UserError(f"--out {out}: a model file ends in .safetensors")
+    if os.path.lexists(out):
+        raise UserError(f"{out}: exists already; choose another --out")
+    own = {"channels": preprocess.channels, "stride": stride} | ({"shortcut": shortcut} if shortcut else {})
+    network = named_architecture(arch, classes=len(names), **own)
+    file = import_weights(source, arch=network, classes=names, preprocess=preprocess, out=out)
+    if as_json:
+        values = {"architecture": asdict(network), "classes": names, "preprocess": preprocess.to_dict()}
+        emit({"model": out, **values, "provenance": file.provenance})
+    else:
+        from resnetkit.terminal import say, screen
+
+        say(screen(), f"{out}: {arch}, {len(names)} classes; {preprocess}")
+        say(screen(), f"next: resnet evaluate {shlex.quote(out)} DATA")
+
+
+def read_classes(given: str) -> tuple[str, ...]:
+    """`a,b,c`, or a file with a name on each line. Raises UserError."""
+    if Path(given).is_file():
+        try:
+            lines = Path(given).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--classes {given}: cannot be read as UTF-8 text ({error})") from None
+    elif "," in given:
+        lines = given.split(",")
+    else:
+        raise UserError(f"--classes {given}: no such file; give a file with a name on each line, or a,b,c")
+    names = tuple(line.strip() for line in lines if line.strip())
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"--classes {given}: {twice[0]!r} stands there twice; every output needs a name of its own")
+    return names
+
+
+def make_preprocess(
+    *, size: int, mean: str, std: str, resize: Any, crop: float, filter: Any, channels: int, no_exif: bool
+) -> Preprocess:
+    """The preprocessing that the options of `import` tell. Raises UserError."""
+    from resnetkit.data.transforms import Preprocess
+
+    if not 0 < crop <= 1:
+        raise UserError(f"--crop {crop:g}: must be in (0, 1], such as 0.875 for 224 of 256")
+    return Preprocess(
+        size=size,
+        resize=resize,
+        resize_to=round(size / crop),
+        filter=filter,
+        channels=channels,
+        order="RGB",
+        mean=numbers("--mean", mean, channels),
+        std=numbers("--std", std, channels),
+        exif=not no_exif,
+    )
+
+
+def numbers(option: str, text: str, count: int) -> tuple[float, ...]:
+    """`0.485,0.456,0.406`. Raises UserError."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    wanted = "3 numbers between commas" if count == 3 else "one number"
+    if len(values) != count or max(values) > 1:
+        raise UserError(f"{option} {text}: must be {wanted}, as shares of white (0.485, not 123.7)")
+    return values

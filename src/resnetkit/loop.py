@@ -1,0 +1,296 @@
+"""The training loop and the state that a checkpoint holds.
+
+A run that is stopped, wherever, and resumed ends with the same bits as one that was not: all randomness is a function
+of (seed, epoch, position), so the state is the weights, the momentum, the average, the step and the sums so far.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from resnetkit import checkpoint, runs
+from resnetkit.data.loader import Batch, Reader, mixing, training_batches
+from resnetkit.data.pictures import Data
+from resnetkit.errors import UserError
+from resnetkit.evaluation import describe_protocol, score
+from resnetkit.events import EpochDone, Progress, Stopped
+from resnetkit.mixing import mixed
+from resnetkit.model import ResNet
+from resnetkit.optim import Averaged, freeze_backbone, learning_rate, make_sgd, train_mode
+from resnetkit.recipe import Recipe
+from resnetkit.resolve import Resolved
+from resnetkit.weights import ModelFile, place, save_model
+
+LOOK_EVERY = 10  # steps between looks at the loss on a GPU, each of which waits for the device
+RECENT = 50  # steps over which speed is measured
+
+
+class State:
+    """Everything that training changes."""
+
+    def __init__(self, resolved: Resolved) -> None:
+        recipe = resolved.recipe
+        self.device = torch.device(str(recipe.run.device))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.run.seed)
+            network = ResNet(resolved.arch)
+        self.network = place(network, self.device, recipe.run.channels_last)
+        if recipe.optim.freeze == "backbone":
+            freeze_backbone(self.network)
+        self.sgd = make_sgd(self.network, recipe.optim)
+        self.average = Averaged(self.network, recipe.optim.ema) if recipe.optim.ema else None
+        self.step = 0
+        self.best = -1.0  # share of correct answers of the best epoch so far
+        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # of this epoch: loss, correct, pictures
+
+    @property
+    def evaluated(self) -> ResNet:
+        """The network whose score counts."""
+        return self.average.network if self.average else self.network
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, for a checkpoint."""
+        named = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        if self.average:
+            named |= {f"average.{name}": tensor for name, tensor in self.average.network.state_dict().items()}
+        for name, parameter in self.network.named_parameters():
+            momentum = self.sgd.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                named[f"momentum.{name}"] = momentum
+        return {**named, "sums": self.sums}
+
+    def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """The inverse of `tensors`, with the numbers of the checkpoint's metadata."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+        self.network.load_state_dict(part("network."))
+        if self.average:
+            self.average.network.load_state_dict(part("average."))
+        parameters = dict(self.network.named_parameters())
+        for name, momentum in part("momentum.").items():
+            like = torch.empty_like(parameters[name])  # the parameter's own memory layout
+            self.sgd.state[parameters[name]]["momentum_buffer"] = like.copy_(momentum)
+        self.sums.copy_(tensors["sums"])
+        self.step, self.best = meta["step"], meta["best"]
+
+
+class Loop:
+    """One run's training from its state's step to the last, in its folder."""
+
+    def __init__(self, folder: Path, resolved: Resolved, data: Data, reader: Reader, state: State) -> None:
+        self.folder, self.resolved, self.data, self.reader, self.state = folder, resolved, data, reader, state
+        recipe = self.recipe = resolved.recipe
+        self.batch, self.steps = int(recipe.optim.batch), recipe.schedule.steps
+        self.per_epoch = len(data.splits["train"]) // self.batch
+        self.epochs = math.ceil(self.steps / self.per_epoch)
+        self.monitored = next((name for name in ("val", "test") if name in data.splits), None)
+        self.saved_step, self.saved_at = state.step, time.monotonic()
+        self.unread: list[tuple[int, Tensor]] = []
+
+    def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Go to a checkpoint's step, and take back what was logged after it."""
+        self.state.restore(tensors, meta)
+        self.saved_step = self.state.step
+        runs.cut_log(self.folder, self.state.step)
+
+    def run(self) -> Iterator[Progress | EpochDone]:
+        """Train to the end. Raises Stopped on SIGINT or SIGTERM, UserError when the loss is no longer a number."""
+        state = self.state
+        with stop_signals() as stop:
+            while state.step < self.steps:
+                epoch, first = divmod(state.step, self.per_epoch)
+                began = time.monotonic()
+                yield from self.epoch(epoch, first, stop)
+                yield self.end_epoch(epoch, time.monotonic() - began, state.step - epoch * self.per_epoch - first)
+                if stop:
+                    self.save()
+                    raise Stopped(stop[0], self.folder, state.step)
+
+    def epoch(self, epoch: int, first: int, stop: list[int]) -> Iterator[Progress]:
+        """The rest of an epoch, from its step `first` on."""
+        state, recipe, reader = self.state, self.recipe, self.reader
+        train_mode(state.network, recipe.optim)
+        batches = training_batches(
+            reader,
+            self.data.splits["train"],
+            recipe.augment,
+            seed=recipe.run.seed,
+            epoch=epoch,
+            batch=self.batch,
+            start=first,
+        )
+        clock = [time.monotonic()]
+        with contextlib.closing(batches):
+            for batch in batches:
+                rate = learning_rate(recipe.schedule, float(recipe.optim.lr), state.step, self.steps, self.warmup)
+                loss = self.take_step(batch, epoch, rate)
+                state.step += 1
+                self.unread.append((state.step, loss))
+                clock = [*clock[-RECENT:], time.monotonic()]
+                if state.device.type == "cpu" or state.step % LOOK_EVERY == 0:
+                    shown = self.look(rate)
+                    yield self.progress(epoch, shown, rate, clock)
+                if state.step == self.steps:
+                    break
+                # The last step of an epoch saves after its evaluation, or a resumed run would skip that.
+                if state.step % self.per_epoch and (stop or self.due()):
+                    self.look(rate)
+                    self.save()
+                    if stop:
+                        raise Stopped(stop[0], self.folder, state.step)
+        self.look(learning_rate(recipe.schedule, float(recipe.optim.lr), state.step - 1, self.steps, self.warmup))
+
+    @property
+    def warmup(self) -> int:
+        return int(self.recipe.schedule.warmup_steps)
+
+    def take_step(self, batch: Batch, epoch: int, rate: float) -> Tensor:
+        """Forward and backward over the batch in parts, one step of SGD; returns the batch's mean loss, unread."""
+        state, optim = self.state, self.recipe.optim
+        for group in state.sgd.param_groups:
+            group["lr"] = rate
+        state.sgd.zero_grad(set_to_none=True)
+        draw = mixing(self.recipe.run.seed, epoch, state.step)
+        total = torch.zeros((), dtype=torch.float64, device=state.device)
+        pieces = zip(batch.pictures.chunk(optim.accumulate), batch.labels.chunk(optim.accumulate), strict=True)
+        for pictures, labels in pieces:
+            x = self.reader.preprocess.normalise(pictures.to(state.device, non_blocking=True))
+            y = labels.to(state.device, non_blocking=True)
+            x, share = mixed(x, self.recipe.augment, draw)
+            with torch.autocast(state.device.type, torch.bfloat16, enabled=self.recipe.run.precision == "bf16"):
+                logits = state.network(x)
+            logits = logits.float()
+            loss = F.cross_entropy(logits, y, label_smoothing=optim.label_smoothing)
+            if share < 1:
+                other = F.cross_entropy(logits, y.flip(0), label_smoothing=optim.label_smoothing)
+                loss = share * loss + (1 - share) * other
+            torch.autograd.backward(loss * (len(y) / self.batch))
+            with torch.no_grad():
+                correct = (logits.argmax(1) == y).sum()
+                state.sums += torch.stack([loss.double() * len(y), correct.double(), torch.full_like(total, len(y))])
+                total += loss.double() * (len(y) / self.batch)
+        if optim.clip:
+            torch.nn.utils.clip_grad_norm_(state.network.parameters(), optim.clip)
+        state.sgd.step()
+        if state.average:
+            state.average.update(state.network, state.step)
+        return total
+
+    def look(self, rate: float) -> float:
+        """Read the losses of the last steps, which waits for the device. Raises UserError at the first bad one."""
+        shown = math.nan
+        for step, loss in self.unread:
+            shown = loss.item()
+            if not math.isfinite(shown):
+                kept = checkpoint.saved(self.folder)
+                raise UserError(
+                    f"step {step:,}: the loss is {shown} at learning rate {rate:g}; {kept[-1]} is the last good "
+                    "checkpoint; train anew with a smaller optim.lr, or with optim.clip=1"
+                )
+        self.unread.clear()
+        return shown
+
+    def progress(self, epoch: int, loss: float, rate: float, clock: list[float]) -> Progress:
+        state = self.state
+        every = 1 if state.device.type == "cpu" else LOOK_EVERY
+        seconds = (clock[-1] - clock[0]) / (len(clock) - 1)
+        left = seconds * (self.steps - state.step) if state.step >= every else math.nan
+        speed = self.batch / max(seconds, 1e-9)
+        return Progress(epoch + 1, self.epochs, state.step, self.steps, loss, rate, speed, left)
+
+    def end_epoch(self, epoch: int, seconds: float, steps: int) -> EpochDone:
+        """Evaluate when it is time, write the log line, keep the best weights, and save."""
+        state, recipe = self.state, self.recipe
+        whole = state.step % self.per_epoch == 0
+        result = None
+        if self.monitored and state.step < self.steps and whole and (epoch + 1) % recipe.run.eval_epochs == 0:
+            protocol = describe_protocol(self.data, self.monitored, self.reader.preprocess)
+            found = score(state.evaluated, self.reader, self.data.splits[self.monitored], protocol=protocol)
+            names = ("n", "correct", "top1", "top1_interval", "nll")
+            result = {"split": self.monitored, **{name: getattr(found, name) for name in names}}
+            self.keep_best(found.top1)
+        loss, correct, seen = state.sums.tolist()
+        rate = learning_rate(recipe.schedule, float(recipe.optim.lr), state.step - 1, self.steps, self.warmup)
+        speed = steps * self.batch / max(seconds, 1e-9)
+        line = EpochDone(epoch + 1, self.epochs, state.step, rate, loss / seen, correct / seen, seconds, speed, result)
+        runs.append_log(self.folder, asdict(line))
+        state.sums.zero_()
+        if state.step < self.steps and self.due():
+            self.save()
+        return line
+
+    def keep_best(self, top1: float) -> None:
+        """Keep the weights of the best epoch beside the checkpoints, as a model file."""
+        if top1 > self.state.best:
+            self.state.best = top1
+            path = self.folder / checkpoint.FOLDER / "best.safetensors"
+            classes, preprocess = self.data.classes, self.reader.preprocess
+            about = {"step": self.state.step, "top1": top1, "split": self.monitored}
+            save_model(ModelFile(self.state.evaluated, classes, preprocess, metrics=about), path)
+
+    def due(self) -> bool:
+        """Whether a checkpoint is due, by steps or by time."""
+        run = self.recipe.run
+        waited = time.monotonic() - self.saved_at
+        return self.state.step - self.saved_step >= run.checkpoint_steps or waited >= 60 * run.checkpoint_minutes
+
+    def save(self, folder: Path | None = None) -> None:
+        """Write a checkpoint of now."""
+        about = {
+            "best": self.state.best,
+            "architecture": asdict(self.resolved.arch),
+            "preprocess": self.resolved.preprocess.to_dict(),
+        }
+        checkpoint.save(folder or self.folder, self.state.step, self.state.tensors(), about)
+        self.saved_step, self.saved_at = self.state.step, time.monotonic()
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that receives SIGINT and SIGTERM while the block runs; in threads other than the main one, nothing."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+
+    def note(signum: int, _frame: FrameType | None) -> None:
+        caught.append(signum)
+
+    before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextlib.contextmanager
+def determinism(recipe: Recipe) -> Iterator[None]:
+    """Only deterministic kernels while the block runs, when the recipe asks for them."""
+    before = torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    if recipe.run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not recipe.run.deterministic
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark

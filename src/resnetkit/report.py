@@ -1,0 +1,394 @@
+"""The page of a run, report.html: one file that needs neither network nor scripts.
+
+Charts are matplotlib's SVG with text left as text. They are drawn in stand-in colours that are then replaced by the
+page's CSS variables, so that one drawing serves light, dark and print. What a chart shows is told without colour too:
+line styles, marks and labels in the curves, place and counts in the confusion matrix.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import math
+import re
+import shlex
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from resnetkit.atomic import write_text
+from resnetkit.data.audit import pixels
+from resnetkit.data.pictures import Data
+from resnetkit.data.small import SETS
+from resnetkit.errors import BadPicture
+from resnetkit.evaluation import ClassScore, Mistake, Result
+from resnetkit.recipe_file import dumps
+from resnetkit.runs import read_environment, read_json, read_log, read_recipe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+THUMBNAIL = 160  # longest side of a thumbnail, pixels
+TINY = 64  # up to this side a thumbnail is stored without loss and shown with its pixels visible
+HEATMAP, COUNTED = 30, 15  # most classes in the matrix; most with a count in every cell
+LARGEST = 20  # confusions in the table
+CLASSES, BAD = 1000, 50  # rows before the rest is a count
+
+INK, FAINT, TRAIN, HELD, RIGHT, WRONG = (f"#00000{digit}" for digit in "123456")
+PAGE_COLOURS = {
+    INK: "currentColor",
+    FAINT: "var(--line)",
+    TRAIN: "var(--train)",
+    HELD: "var(--held)",
+    RIGHT: "var(--right)",
+    WRONG: "var(--wrong)",
+}
+RC: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "resnetkit",  # else identifiers are random, and the same run would give other bytes
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib: text is laid out alike everywhere
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.parse_math": False,  # a class may be called "$5"
+}
+NOT_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # what HTML cannot hold; half of it is bytes of names
+
+
+@dataclass(frozen=True)
+class Chart:
+    """An SVG element and the sentence that says what is to be seen in it."""
+
+    title: str
+    message: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: what it is, (epoch, value) points, how it looks."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    colour: str
+    style: str
+    marker: str
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often pictures of one class were taken for another; `share` of the label's pictures."""
+
+    label: str
+    answer: str
+    count: int
+    share: float
+
+
+def write_report(run: Path, data: Data | None) -> Path:
+    """Write report.html into a run folder from the files there; `data` gives the pictures of the wrong answers.
+
+    The same run gives the same bytes. Returns the file's path. Raises UserError for a missing or damaged file of the
+    run, OSError when the page cannot be written.
+    """
+    found = read_json(run / "result.json")
+    result = Result.from_dict(found["result"])
+    recipe, environment, log = read_recipe(run), read_environment(run), read_log(run)
+    names = class_names(result, data)
+    confusions = largest_confusions(names, result.confusion)
+    page = render(
+        run=run.absolute().name,
+        title=f"{recipe.model.arch} on {short_name(environment.data)}",
+        result=result,
+        split=found["split"],
+        commonest=max(row.n for row in result.per_class) / result.n,
+        guessing=math.log(len(names)),
+        charts=curves(log),
+        matrix=heatmap(names, result, confusions) if len(names) <= HEATMAP else None,
+        in_words=len(names) > COUNTED,
+        confusions=confusions[:LARGEST],
+        every=len(confusions) <= LARGEST,
+        classes=len(names),
+        rows=class_rows(result, confusions),
+        thumbnails=thumbnails(result.mistakes, data, exif=recipe.data.exif),
+        problems=found["problems"],
+        notes=found["notes"],
+        bad=sorted(result.bad.items()),
+        shown_bad=BAD,
+        recipe=recipe,
+        recipe_text=dumps(recipe),
+        environment=environment,
+        place=shlex.quote(str(run)),
+    )
+    path = run / "report.html"
+    write_text(path, plain(page))
+    return path
+
+
+def render(**values: Any) -> str:
+    """The page from its template; every value is escaped but the charts, which are markup of our own."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["number"] = "{:,}".format
+    environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:]  # what is in capitals stays so
+    return environment.get_template("report.html").render(**values)
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """`"93.21 %"`, not broken across lines."""
+    return f"{100 * share:.{digits}f}\u00a0%"
+
+
+def plain(text: str) -> str:
+    """The text with replacement characters for bytes that are not UTF-8 and for control characters."""
+    return NOT_TEXT.sub("\ufffd", text)
+
+
+def short_name(spec: str) -> str:
+    """The data as a title calls them: `photos` for /home/me/photos/, `cifar10` for cifar10:DIR."""
+    kind = spec.partition(":")[0]
+    return kind if kind in (*SETS, "digits") and kind != spec else Path(spec).name or spec
+
+
+def class_names(result: Result, data: Data | None) -> list[str]:
+    """The name of each row of the confusion matrix; without `data`, a class with no pictures has only its number."""
+    if data is not None and len(data.classes) == len(result.confusion):
+        return list(data.classes)
+    occurring = iter(result.per_class)
+    return [next(occurring).name if sum(row) else f"class {i}" for i, row in enumerate(result.confusion)]
+
+
+def largest_confusions(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> list[Confusion]:
+    """Every pair of label and wrong answer that occurs, the most frequent first."""
+    found = [
+        Confusion(names[i], names[j], count, count / sum(row))
+        for i, row in enumerate(confusion)
+        for j, count in enumerate(row)
+        if count and i != j
+    ]
+    return sorted(found, key=lambda pair: -pair.count)
+
+
+def class_rows(result: Result, confusions: Sequence[Confusion]) -> list[tuple[ClassScore, Confusion | None]]:
+    """The classes with the worst recall, worst first, each with what it is most often taken for."""
+    mistaken: dict[str, Confusion] = {}
+    for pair in confusions:
+        mistaken.setdefault(pair.label, pair)
+    worst = sorted(result.per_class, key=lambda row: (row.top1, -row.n, row.name))[:CLASSES]
+    return [(row, mistaken.get(row.name)) for row in worst]
+
+
+def thumbnails(mistakes: Sequence[Mistake], data: Data | None, *, exif: bool) -> list[tuple[Mistake, str]]:
+    """The wrong answers, each with its picture as a data URI, empty when it cannot be read any more."""
+    place: dict[str, int] = {}
+    wanted = {mistake.path for mistake in mistakes}
+    for index in range(len(data) if data is not None and wanted else 0):
+        assert data is not None
+        if (name := data.pictures.name(index)) in wanted:
+            place[name] = index
+            if len(place) == len(wanted):
+                break
+    shown = {}
+    for name, index in place.items():
+        assert data is not None
+        with contextlib.suppress(BadPicture):  # it was there when it was scored; the page says that it has gone
+            shown[name] = Image.fromarray(pixels(data, index, channels=3, exif=exif))
+            shown[name].thumbnail((THUMBNAIL, THUMBNAIL))
+    return [(mistake, data_uri(shown[mistake.path]) if mistake.path in shown else "") for mistake in mistakes]
+
+
+def data_uri(picture: Image.Image) -> str:
+    """A picture as PNG where it is tiny, else as JPEG."""
+    kind = "png" if max(picture.size) <= TINY else "jpeg"
+    file = io.BytesIO()
+    picture.save(file, kind, quality=85)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def curves(log: Sequence[dict[str, Any]]) -> list[Chart]:
+    """Error and loss against the epoch, for the training pictures and those held back. Empty without a log."""
+    scored = [(line["epoch"], line["score"]) for line in log if line["score"]]
+    split = scored[-1][1]["split"] if scored else ""
+    trained = [(line["epoch"], line["train_top1"]) for line in log if is_number(line["train_top1"])]
+    losses = [(line["epoch"], line["train_loss"]) for line in log if is_number(line["train_loss"])]
+    errors = [(epoch, 100 * (1 - share)) for epoch, share in trained]
+    held_errors = [(epoch, 100 * (1 - score["top1"])) for epoch, score in scored]
+    held_losses = [(epoch, score["nll"]) for epoch, score in scored]
+    charts = []
+    for what, unit, own, held in (("error", " %", errors, held_errors), ("loss", "", losses, held_losses)):
+        both = Line("train", own, TRAIN, "-", ""), Line(split, held, HELD, "--", "o")
+        lines = [line for line in both if line.points]
+        if lines:
+            message = " ".join(described(line, what, unit) for line in lines)
+            charts.append(Chart(f"{what.capitalize()} after each epoch", message, draw_curves(what, lines, message)))
+    return charts
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of the log can be drawn; a measure that a run does not take is null there."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def described(line: Line, what: str, unit: str) -> str:
+    """`"Val error went from 40.00 % to 12.00 %, lowest 11.00 % after epoch 9."`"""
+    (first, begin), (last, end) = line.points[0], line.points[-1]
+    name = f"{line.label.capitalize()} {what}"
+    if first == last:
+        return f"{name} was {end:.2f}{unit} after epoch {last}."
+    at, low = min(line.points, key=lambda point: point[1])
+    lowest = f", lowest {low:.2f}{unit} after epoch {at}" if low < end else ""
+    return f"{name} went from {begin:.2f}{unit} to {end:.2f}{unit}{lowest}."
+
+
+def draw_curves(what: str, lines: Sequence[Line], message: str) -> str:
+    """The lines in one frame, each labelled at its right end with its last value."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, MaxNLocator
+
+    unit = " %" if what == "error" else ""
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(4.3, 2.9))  # inches of 72 units; about as many pixels on a telephone
+        axes = figure.add_axes((0.13, 0.15, 0.61, 0.81))
+        last = max(line.points[-1][0] for line in lines)
+        top = 1.05 * max(value for line in lines for _, value in line.points) or 1.0
+        ends = spread([line.points[-1][1] for line in lines], gap=0.075 * top)
+        for line, end in zip(lines, ends, strict=True):
+            x, y = zip(*line.points, strict=True)
+            marker = line.marker or ("o" if len(x) == 1 else "")
+            every = max(1, len(x) // 15)
+            axes.plot(x, y, line.style, color=line.colour, marker=marker, markevery=every, ms=4, lw=1.8, clip_on=False)
+            axes.annotate(
+                f"{line.label} {y[-1]:.2f}{unit}",
+                (last, end),
+                (7, 0),
+                textcoords="offset points",
+                color=line.colour,
+                va="center_baseline",
+                annotation_clip=False,
+            )
+        first = min(line.points[0][0] for line in lines)
+        axes.set_xlim((first, last) if first < last else (first - 0.5, last + 0.5))
+        axes.set_ylim(0, top)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(f"{what}, %" if unit else f"{what}, nats")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True) if first < last else FixedLocator([first]))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.grid(True, axis="y", color=FAINT, linewidth=0.6)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        return svg(figure, what, message)
+
+
+def spread(values: Sequence[float], gap: float) -> list[float]:
+    """Two values moved apart around their middle to at least `gap`; a single one as it is."""
+    if len(values) < 2 or abs(values[0] - values[1]) >= gap:
+        return list(values)
+    middle = max(sum(values) / 2, gap / 2)  # stay above the axis
+    sign = 1 if values[0] > values[1] else -1
+    return [middle + sign * gap / 2, middle - sign * gap / 2]
+
+
+def heatmap(names: Sequence[str], result: Result, confusions: Sequence[Confusion]) -> Chart:
+    """The confusion matrix: a row for each label, a column for each answer, shade by share of the row."""
+    message = f"{result.correct:,} of {result.n:,} pictures are on the diagonal, where answer and label agree"
+    for pair in confusions[:1]:
+        times = "once" if pair.count == 1 else f"{pair.count:,} times"
+        message += f"; most often {pair.label} was taken for {pair.answer}, {times}"
+    message += "."
+    return Chart("Confusion matrix", message, draw_heatmap([cut(name) for name in names], result.confusion, message))
+
+
+def cut(name: str, length: int = 18) -> str:
+    """A name short enough to stand beside a row."""
+    return plain(name if len(name) <= length else name[: length - 1] + "…").replace("\n", " ")
+
+
+def draw_heatmap(names: Sequence[str], confusion: Sequence[Sequence[int]], message: str) -> str:
+    """Cells shaded by their share of the row: right answers up to 1, mistakes up to the largest of them."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    n = len(names)
+    shares = [[count / max(1, sum(row)) for count in row] for row in confusion]
+    most = max((share for i, row in enumerate(shares) for j, share in enumerate(row) if i != j), default=0.0)
+    side = n * (max(0.44, 1.7 / n) if n <= COUNTED else 0.25)
+    with mpl.rc_context(RC | {"font.size": 10.5 if n <= COUNTED else 9.5}):
+        figure = Figure(figsize=(side, side))
+        axes = figure.add_axes((0, 0, 1, 1))
+        for i, row in enumerate(confusion):
+            for j, count in enumerate(row):
+                if count:
+                    colour, whole = (RIGHT, 1.0) if i == j else (WRONG, most)
+                    shade = 0.1 + 0.65 * shares[i][j] / whole  # never so dark that ink is hard to read on it
+                    axes.add_patch(Rectangle((j, i), 1, 1, facecolor=colour, alpha=shade, linewidth=0))
+                    if n <= COUNTED:
+                        axes.text(j + 0.5, i + 0.5, f"{count:,}", ha="center", va="center_baseline")
+        axes.set_xlim(0, n)
+        axes.set_ylim(n, 0)
+        upright = {"rotation": 0} if max(map(len, names)) <= 3 else {"rotation": 90, "ha": "left", "va": "center"}
+        axes.xaxis.tick_top()
+        axes.xaxis.set_label_position("top")
+        axes.set_xticks([i + 0.5 for i in range(n)], names, rotation_mode="anchor", **upright)
+        axes.set_yticks([i + 0.5 for i in range(n)], names)
+        axes.set_xticks(range(n + 1), minor=True)
+        axes.set_yticks(range(n + 1), minor=True)
+        axes.grid(True, which="minor", color=FAINT, linewidth=0.6)
+        axes.tick_params(which="both", length=0)
+        axes.set_xlabel("answer", labelpad=8, fontweight="bold")
+        axes.set_ylabel("label", labelpad=8, fontweight="bold")
+        return svg(figure, "confusion", message, crop=True)
+
+
+def svg(figure: Figure, name: str, message: str, *, crop: bool = False) -> str:
+    """A figure as an SVG element to stand inside a page, with `message` for those who cannot see it.
+
+    `crop` makes the drawing as large as what is on it.
+    """
+    file = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "glyph missing": the browser's fonts have it, and text stays text
+        figure.savefig(
+            file,
+            format="svg",
+            transparent=True,
+            bbox_inches="tight" if crop else None,
+            pad_inches=0.03,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
+    head, _, body = file.getvalue().partition("<svg")[2].partition(">")
+    box = re.search(r'viewBox="([^"]+)"', head)
+    assert box is not None, "matplotlib gives the size of its drawing"
+    width = float(box[1].split()[2])
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
+    body = re.sub(r"<[^>]+>", lambda tag: for_page(tag[0], name), body)  # tags alone: names stay as they are
+    style = f"--natural: {width:.0f}px"
+    return f'<svg class="{name}" role="img" aria-label="{escape(message)}" viewBox="{box[1]}" style="{style}">{body}'
+
+
+def for_page(tag: str, name: str) -> str:
+    """A tag of a chart with the page's colours and font, and with identifiers that no other chart uses."""
+    tag = re.sub(r"'DejaVu Sans'[^;\"]*", "inherit", tag)
+    tag = re.sub(r'(id="|url\(#|href="#)', rf"\1{name}-", tag.replace("xlink:href", "href"))
+    for colour, on_page in PAGE_COLOURS.items():
+        tag = tag.replace(colour, on_page)
+    return tag

@@ -1,0 +1,207 @@
+"""What a recipe leaves open ("auto"), decided from the pictures and the weights, each by a rule that is printed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from resnetkit.data.audit import Audit, channel_statistics
+from resnetkit.data.loader import Reader, default_threads
+from resnetkit.data.pictures import Data
+from resnetkit.data.transforms import Preprocess
+from resnetkit.errors import UserError
+from resnetkit.model import Architecture
+from resnetkit.recipe import Recipe
+from resnetkit.weights import ModelFile, named_architecture
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+GREY_MEAN, GREY_STD = (0.449,), (0.226,)  # the averages of the three
+SHOWN = 200_000  # pictures in a whole training from scratch, where the recipe leaves the length open
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe without "auto", what follows from it, and the rules that were used."""
+
+    recipe: Recipe
+    arch: Architecture
+    preprocess: Preprocess
+    rules: tuple[str, ...]
+
+
+def resolve(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None) -> Resolved:
+    """Decide all that is open. `data` is already split; `weights` is what training begins from."""
+    rules: list[str] = []
+    recipe = resolve_input(recipe, data, audit, weights, rules)
+    recipe = resolve_length(recipe, len(data.splits["train"]), rules)
+    recipe = resolve_run(recipe, rules)
+    arch = resolve_architecture(recipe, data, weights)
+    recipe = replace(recipe, model=replace(recipe.model, arch=arch.name, shortcut=arch.shortcut))
+    return Resolved(recipe, arch, make_preprocess(recipe, data, audit, weights), tuple(rules))
+
+
+def resolve_input(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None, rules: list[str]) -> Recipe:
+    """Channels, size, stem and crop."""
+    spec, model, augment = recipe.data, recipe.model, recipe.augment
+    if weights is not None:
+        given = weights.preprocess
+        spec = replace(
+            spec,
+            size=given.size if spec.size == "auto" else spec.size,
+            channels=given.channels if spec.channels == "auto" else spec.channels,
+            crop=given.size / given.resize_to if spec.size == "auto" else spec.crop,
+        )
+        rules.append(f"input {spec.size} pixels, {spec.channels} channels: the weights' own")
+    if spec.channels == "auto":
+        spec = replace(spec, channels=1 if audit.all_grey else 3)
+        rules.append(f"{spec.channels} channels: {'every picture is grey' if audit.all_grey else 'colour pictures'}")
+    if spec.size == "auto":
+        train = data.splits["train"]
+        median = int(np.median(np.minimum(audit.width[train], audit.height[train])))
+        size = next((size for size, most in ((32, 40), (64, 80), (96, 112)) if median <= most), 128)
+        spec = replace(spec, size=size)
+        rules.append(f"input {size} pixels: the median shorter side is {median}")
+    assert not isinstance(spec.size, str)
+    if model.stem_stride == "auto":
+        cifar = model.arch.endswith("-cifar")
+        stride = (
+            weights.network.arch.stem_stride
+            if weights
+            else 1
+            if cifar or spec.size <= 40
+            else 2
+            if spec.size <= 112
+            else 4
+        )
+        model = replace(model, stem_stride=stride)
+        if not cifar and weights is None:
+            rules.append(f"stem stride {stride}: follows from the input size")
+    if augment.crop == "auto":
+        augment = replace(augment, crop="pad" if spec.size <= 40 else "resized")
+        rules.append(f"crop {augment.crop!r}: follows from the input size")
+    return replace(recipe, data=spec, model=model, augment=augment)
+
+
+def resolve_length(recipe: Recipe, pictures: int, rules: list[str]) -> Recipe:
+    """Batch, learning rate, epochs and warm-up, from the number of training pictures."""
+    optim, schedule = recipe.optim, recipe.schedule
+    if optim.batch == "auto":
+        fitting = next((size for size, least in ((128, 10_000), (64, 1_000), (32, 200)) if pictures >= least), 16)
+        optim = replace(optim, batch=fitting)
+        rules.append(f"batch {fitting}: {pictures:,} training pictures")
+    if int(optim.batch) > pictures:
+        optim = replace(optim, batch=pictures)
+        rules.append(f"batch {pictures}: there are no more training pictures")
+    batch = int(optim.batch)
+    if optim.lr == "auto":
+        optim = replace(optim, lr=0.1 * batch / 128)
+        rules.append(f"learning rate {optim.lr:g}: 0.1 for a batch of 128, in proportion")
+    if schedule.steps == 0 and schedule.epochs == "auto":
+        epochs = min(60, max(15, round(SHOWN / pictures)))
+        schedule = replace(schedule, epochs=epochs)
+        rules.append(f"{epochs} epochs: about {SHOWN:,} pictures in all, within 15 to 60 epochs")
+    per_epoch = pictures // batch
+    if schedule.steps:
+        steps = schedule.steps
+    else:
+        assert not isinstance(schedule.epochs, str)
+        steps = max(1, round(schedule.epochs * per_epoch))
+    schedule = replace(schedule, steps=steps, epochs=steps / per_epoch)
+    if schedule.warmup_steps == "auto":
+        schedule = replace(schedule, warmup_steps=steps // 20)
+        rules.append(f"warm-up {schedule.warmup_steps} steps: 5 % of {steps:,}")
+    return replace(recipe, optim=optim, schedule=schedule)
+
+
+def resolve_run(recipe: Recipe, rules: list[str]) -> Recipe:
+    """Device, precision and threads, from this machine."""
+    run = recipe.run
+    if run.device == "auto":
+        run = replace(run, device="cuda" if torch.cuda.is_available() else "cpu")
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise UserError('run.device = "cuda": torch finds no CUDA device here; set it to "cpu" or "auto"')
+    if run.precision == "auto":
+        native = bf16_is_native(run.device)
+        run = replace(run, precision="bf16" if native else "fp32")
+        rules.append(f"{run.precision} convolutions: this device {'has' if native else 'lacks'} bf16 instructions")
+    if run.threads == "auto":
+        run = replace(run, threads=default_threads())
+    return replace(recipe, run=run)
+
+
+def bf16_is_native(device: str) -> bool:
+    """Whether this device multiplies bfloat16: a GPU from Ampere on, a CPU with AVX512-BF16 or AMX."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability()[0] >= 8
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def resolve_architecture(recipe: Recipe, data: Data, weights: ModelFile | None) -> Architecture:
+    """The network that is trained: the recipe's, or that of the weights with as many classes as the data have."""
+    if weights is not None:
+        own = weights.network.arch
+        if recipe.model.arch not in ("auto", own.name):
+            raise UserError(f"model.arch={recipe.model.arch!r}: the weights are those of {own.name}; leave it out")
+        return replace(own, classes=len(data.classes))
+    model = recipe.model
+    return named_architecture(
+        "resnet18" if model.arch == "auto" else model.arch,
+        classes=len(data.classes),
+        channels=recipe.data.channels,
+        shortcut=None if model.shortcut == "auto" else model.shortcut,
+        stride=model.stride,
+        stem_stride=model.stem_stride,
+        zero_gamma=model.zero_gamma,
+    )
+
+
+def make_preprocess(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None) -> Preprocess:
+    """The Preprocess that training measures or takes over, and that the model file will carry."""
+    spec = recipe.data
+    assert not isinstance(spec.size, str)
+    assert not isinstance(spec.channels, str)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mean, std = (GREY_MEAN, GREY_STD) if spec.channels == 1 else (IMAGENET_MEAN, IMAGENET_STD)
+    own = Preprocess(
+        size=spec.size,
+        resize=spec.resize,
+        resize_to=round(spec.size / spec.crop),
+        filter=spec.filter,
+        channels=spec.channels,
+        order="RGB",
+        mean=mean,
+        std=std,
+        exif=spec.exif,
+    )
+    if spec.normalise == "weights" and weights is not None:
+        given = weights.preprocess
+        if len(given.mean) > given.channels and given.size != own.size:
+            raise UserError(
+                f"data.size={own.size}: the weights subtract a mean picture of {given.size} pixels; keep that size"
+            )
+        return replace(own, filter=given.filter, order=given.order, mean=given.mean, std=given.std)
+    if spec.normalise in ("measured", "pixel-mean"):
+        train = data.splits["train"]
+        measured = channel_statistics(
+            data, audit, train, exif=spec.exif, channels=spec.channels, threads=default_threads()
+        )
+        std = tuple(max(value, 0.01) for value in measured.std)  # pictures of one colour would divide by zero
+        own = replace(own, mean=measured.mean, std=std)
+        if spec.normalise == "pixel-mean":
+            # The paper subtracts the mean alone; the common scale only sets the units, so it stays with one value.
+            own = replace(own, mean=mean_picture(data, own), std=(1.0,) * spec.channels)
+    return own
+
+
+def mean_picture(data: Data, preprocess: Preprocess) -> tuple[float, ...]:
+    """The average training picture after `Preprocess.fit`, channels first; white is 1; four places."""
+    reader = Reader(data, preprocess, threads=1)
+    total = np.zeros((preprocess.size, preprocess.size, preprocess.channels))
+    for index in data.splits["train"].tolist():
+        total += preprocess.fit(reader(index))
+    mean = total.transpose(2, 0, 1) / (255 * len(data.splits["train"]))
+    return tuple(np.round(mean, 4).ravel().tolist())

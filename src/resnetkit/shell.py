@@ -1,0 +1,118 @@
+"""Between the shell and a command: exit codes, errors as one sentence, output that any name survives."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from resnetkit.errors import UserError, nearest
+from resnetkit.terminal import shown
+
+SYSTEM = {  # what a system may refuse that is not a fault of ours
+    errno.ENOSPC: "no space left; make room, then type the command again",
+    errno.EDQUOT: "no space left in your quota; make room, then type the command again",
+    errno.EROFS: "this place is read-only; choose another",
+    errno.EACCES: "permission denied; choose another place, or ask for the permission",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+WRONG_INPUT, INTERRUPTED, NO_READER = 2, 130, 1  # exit codes; SIGINT is signal 2
+
+
+class Commands(click.Group):
+    """Commands in the order in which they are written; for an unknown one the nearest is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self.commands and not name.startswith("-"):
+            hint = nearest(name, self.commands) or f"; choose from {', '.join(self.commands)}"
+            raise click.UsageError(f"no such command {name!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, an object per value, and nothing else.")
+
+
+def prepare() -> None:
+    """What the whole process needs before a command runs."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be any bytes
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd pictures, which the audit reports by name
+
+
+def run(root: click.Command, arguments: Sequence[str] | None) -> int:
+    """Run a command line and give its exit code. What is nobody's fault but ours is raised."""
+    try:
+        code = root.main(arguments, prog_name="resnet", standalone_mode=False)
+        if sys.stdout is not None:  # None: closed by the caller
+            sys.stdout.flush()  # what cannot be written is noticed here, not when the process ends
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+    except click.ClickException as error:
+        complain(sentence(error))
+    except UserError as error:
+        complain(str(error))
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader has seen enough
+        drop_output()
+        return NO_READER
+    except OSError as error:
+        if error.errno not in SYSTEM:
+            raise
+        drop_output()
+        complain(f"{os.fsdecode(error.filename or 'output')}: {SYSTEM[error.errno]}")
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        complain("not enough memory; take fewer pictures at a time (--set optim.batch=N) or a smaller network")
+    return WRONG_INPUT
+
+
+def complain(message: str) -> None:
+    """One sentence on standard error."""
+    print(f"resnet: {shown(message)}", file=sys.stderr)
+
+
+def sentence(error: click.ClickException) -> str:
+    """click's message about the command line as ours: one sentence, and where the help is."""
+    message = error.format_message().rstrip(".")
+    if isinstance(error, click.NoSuchOption):
+        message = f"no such option {error.option_name}{nearest(error.option_name, error.possibilities or ())}"
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{message[:1].lower()}{message[1:]}" + (f" (see: {context.command_path} --help)" if context else "")
+
+
+def out_of_memory(error: Exception) -> bool:
+    """torch has its own ways to say MemoryError."""
+    return (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error)
+    )
+
+
+def drop_output() -> None:
+    """Where standard output cannot be written, what is left of it must not raise again when the process ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def emit(value: Any) -> None:
+    """One JSON object on one line of standard output; ASCII only, so that any file name survives."""
+    import json
+
+    print(json.dumps(value), flush=True)

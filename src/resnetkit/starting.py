@@ -1,0 +1,91 @@
+"""What training starts from: other people's weights, and the first lines that a person reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from resnetkit.data.audit import Audit
+from resnetkit.data.pictures import Data
+from resnetkit.data.transforms import Preprocess
+from resnetkit.errors import UserError
+from resnetkit.loop import State
+from resnetkit.model import ResNet
+from resnetkit.optim import parameter_groups
+from resnetkit.recipe import Recipe
+from resnetkit.resolve import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD, Resolved
+from resnetkit.runs import Environment
+from resnetkit.tensorfile import read
+from resnetkit.weights import ModelFile, check_fit, named_architecture, open_model, read_state_dict
+
+
+def starting_weights(source: str | Path, recipe: Recipe) -> ModelFile:
+    """The model that training begins from: a run, a model file, or a state dict that fits the recipe's network.
+
+    A state dict says nothing of its pictures: 224 pixels and ImageNet's mean and deviation are then assumed, and said.
+    """
+    path = Path(source)
+    if path.is_dir() or (path.suffix == ".safetensors" and path.exists() and read(path)[1] is not None):
+        return open_model(path)
+    tensors = read_state_dict(path)
+    model = recipe.model
+    if model.arch == "auto":
+        raise UserError(f"{path}: holds weights alone; say whose they are, for example with: --model resnet18")
+    if "fc.weight" not in tensors or "conv1.weight" not in tensors:
+        raise UserError(f"{path}: no ResNet's state dict: it lacks conv1.weight or fc.weight")
+    arch = named_architecture(
+        model.arch,
+        classes=len(tensors["fc.weight"]),
+        channels=tensors["conv1.weight"].shape[1],
+        shortcut=None if model.shortcut == "auto" else model.shortcut,
+        stride=model.stride,
+        stem_stride=None if model.stem_stride == "auto" else model.stem_stride,
+    )
+    network = ResNet(arch)
+    check_fit(network, tensors, str(path))
+    network.load_state_dict(tensors, strict=False)
+    size = 32 if arch.stem_stride == 1 else 224
+    mean, std = (GREY_MEAN, GREY_STD) if arch.channels == 1 else (IMAGENET_MEAN, IMAGENET_STD)
+    assumed = Preprocess(size, "shorter", size, "bilinear", arch.channels, "RGB", mean, std, True)
+    return ModelFile(network, (), assumed)
+
+
+def fill(state: State, given: ModelFile, *, same_head: bool) -> None:
+    """Copy the given weights into the network and its average; the dense layer only for the same classes."""
+    tensors = given.network.state_dict()
+    if not same_head:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
+    with torch.no_grad():
+        for network in (state.network, *([state.average.network] if state.average else [])):
+            missing, unexpected = network.load_state_dict(tensors, strict=False)
+            assert not unexpected
+            assert same_head or set(missing) == {"fc.weight", "fc.bias"}
+
+
+def opening_lines(data: Data, audit: Audit, resolved: Resolved, environment: Environment, network: ResNet) -> list[str]:
+    """What was found and decided, a sentence each."""
+    recipe = resolved.recipe
+    counts = ", ".join(f"{name} {len(indices):,}" for name, indices in data.splits.items())
+    used = data.used()
+    short = np.minimum(audit.width[used], audit.height[used])
+    long = np.maximum(audit.width[used], audit.height[used])
+    return [
+        f"{data.spec}: {len(data.classes)} classes; pictures: {counts}",
+        f"sizes {short.min()} to {long.max()} pixels, median shorter side {int(np.median(short))}",
+        *data.notes,
+        f"{resolved.arch.name}, {sum(p.numel() for p in network.parameters()):,} parameters; {resolved.preprocess}",
+        f"recipe {recipe.name}: {recipe.schedule.epochs:g} epochs, {recipe.schedule.steps:,} steps of "
+        f"{recipe.optim.batch}, learning rate {recipe.optim.lr:g}, {recipe.run.precision}",
+        *resolved.rules,
+        parameter_groups(network, recipe.optim)[1],
+        f"device {environment.device}, {environment.torch_threads} threads",
+    ]
+
+
+def assumed_line(given: ModelFile | None) -> tuple[str, ...]:
+    """What had to be assumed of weights that state nothing."""
+    if given is None or given.classes:
+        return ()
+    return (f"the weights state no preprocessing; assumed: {given.preprocess}",)
