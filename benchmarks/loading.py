@@ -14,17 +14,12 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from common import write
 from resnetkit.data.transforms import DRAWS, FLIP, Preprocess, augmented, resized_crop_box
 from resnetkit.recipe import Augment
 
@@ -142,34 +138,6 @@ def measure(paths: list[Path]) -> list[dict[str, float]]:
     return rows
 
 
-def sgemm_gflops() -> float:
-    """How fast the machine is just now, beside the figures."""
-    a, b = torch.rand(1024, 1024), torch.rand(1024, 1024)
-    seconds = []
-    for _ in range(10):
-        begin = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - begin)
-    return 2 * 1024**3 / min(seconds) / 1e9
-
-
-def machine() -> dict[str, object]:
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return {
-        "cpu": names[0].split(":", 1)[1].strip() if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "sgemm_gflops": round(sgemm_gflops(), 1),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def revision() -> str:
-    here = Path(__file__).parent
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, cwd=here, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="JPEG files, in folders or not")
@@ -184,26 +152,17 @@ def main() -> None:
     result = {
         "what": f"RandomResizedCrop({SIZE}) and mirroring from JPEG files: resnetkit, {WORKERS} threads, against "
         f"DataLoader with Pillow, {WORKERS} workers",
-        "command": f"python benchmarks/loading.py {args.folder.name} --out {args.out.name}",
-        "revision": revision(),
+        "ratio": {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)},
         "pictures": len(paths),
         "pictures_per_repeat": len(paths) * PASSES,
         "mean_kilobytes": round(sum(path.stat().st_size for path in paths) / len(paths) / 1000, 1),
-        "ratio": {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)},
         "pictures_per_second": {
             name: statistics.median(row[name] for row in rows) for name in ("resnetkit", "dataloader")
         },
         "repeats": rows,
         "levels_from_pillow": differences(paths, draws),
-        "machine": machine(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy", "pillow", "simplejpeg", "cykooz-resizer")},
-        },
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    write(args.out, result)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from resnetkit import cli
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +17,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data, real pictures that are not part of the repository")
     return folder
+
+
+@pytest.fixture
+def resnet(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ending:
+            cli.main(arguments)
+        out, err = capfd.readouterr()
+        return int(ending.value.code or 0), out, err
+
+    return run

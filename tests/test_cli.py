@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,49 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from resnetkit import cli, evaluation, prediction, training
-from resnetkit.evaluation import ClassScore, Result
-from resnetkit.events import Evaluating, Event, Finished, Found, Stopped
-from resnetkit.model import ResNet, architecture
-from resnetkit.prediction import Prediction
-from resnetkit.recipe_file import load
-from resnetkit.recipes import recipes, shipped
+from resnetkit import cli, evaluation
 
 TREE = Path(__file__).with_name("command_tree.txt")
-RESULT = Result(
-    n=3,
-    correct=2,
-    top1=2 / 3,
-    top1_interval=(0.2, 0.9),
-    top5=None,
-    top5_interval=None,
-    balanced_accuracy=0.75,
-    nll=0.5,
-    ece=0.1,
-    per_class=(ClassScore("cat", 2, 1, 0.5, (0.1, 0.9)), ClassScore("dog", 1, 1, 1.0, (0.2, 1.0))),
-    confusion=((1, 1), (0, 1)),
-    mistakes=(),
-    bad={"broken.jpg": "cut short"},
-    protocol="photos, val",
-)
-
-
-@pytest.fixture
-def resnet(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command line in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ending:
-            cli.main(arguments)
-        out, err = capfd.readouterr()
-        return int(ending.value.code or 0), out, err
-
-    return run
 
 
 def process(*arguments: str | bytes, **kwargs: Any) -> subprocess.CompletedProcess[bytes]:
@@ -109,7 +70,7 @@ def test_nothing_escapes_the_tree() -> None:
 def test_help_has_an_example_that_parses(path: str, resnet: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = resnet(*path.split()[1:], "--help")
     assert code == 0
-    examples = re.findall(r"^ +(resnet .*?)(?:   .*)?$", out.replace("\\\n", " "), flags=re.MULTILINE)
+    examples = re.findall(r"^ +(resnet .*?)(?:   .*)?$", re.sub(r"\s*\\\n\s*", " ", out), flags=re.MULTILINE)
     assert examples
     known = dict(commands(cli.root))
     for example in examples:
@@ -162,7 +123,7 @@ def test_version(resnet: Callable[..., tuple[int, str, str]]) -> None:
         ("model resnet19", "architecture 'resnet19': choose from resnet18, resnet34, resnet50, resnet101, resnet152"),
         ("model resnet21-cifar", "a CIFAR network has 6n+2 layers"),
         ("model plain18 --shortcut B", "plain18 is a network without shortcuts; take resnet18"),
-        ("model ./nowhere", "./nowhere: no such model file or run folder"),
+        ("model ./nowhere", "nowhere: no such model file or run folder"),
         ("model nowhere.safetensors", "nowhere.safetensors: no such model file or run folder"),
         ("recipe show smal", "did you mean 'small'?"),
         ("recipe check nowhere.toml", "nowhere.toml: no such recipe file"),
@@ -235,244 +196,6 @@ def raising(error: BaseException) -> Callable[..., Any]:
 # train, resume
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, end: Event | Stopped, name: str = "training") -> list[Any]:
-    """Put a scripted training in the place of the real one; the list will hold what it is called with."""
-    calls: list[Any] = []
-
-    def events(what: str, **named: Any) -> Iterator[Event]:
-        calls.append((what, named))
-        yield Found(("cats and dogs",))
-        yield Evaluating("val", 3)
-        if isinstance(end, Stopped):
-            raise end
-        yield end
-
-    monkeypatch.setattr(training, name, events)
-    return calls
-
-
-FINISHED = Finished(Path("runs/pets"), RESULT, Path("runs/pets/report.html"))
-
-
-def test_train_asks_for_what_its_options_say(
-    resnet: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    calls = pretend(monkeypatch, FINISHED)
-    file = tmp_path / "mine.toml"
-    file.write_text('base = "cifar-paper"\n[optim]\nlr = 0.2\n')
-    assert resnet("train", "photos")[0] == 0
-    assert resnet("train", "photos", "--from", "w.safetensors", "--out", "r")[0] == 0
-    options = ["--model", "resnet50", "--epochs", "3", "--set", "optim.lr=0.5", "--set", "run.seed=7"]
-    assert resnet("train", "photos", "--recipe", str(file), *options)[0] == 0
-    assert calls[0] == ("photos", {"recipe": shipped("small"), "weights": None, "out": None})
-    assert calls[1] == ("photos", {"recipe": shipped("finetune"), "weights": "w.safetensors", "out": "r"})
-    asked = calls[2][1]["recipe"]
-    assert (asked.name, asked.model.arch, asked.optim.lr, asked.run.seed) == ("cifar-paper", "resnet50", 0.5, 7)
-    assert (asked.schedule.epochs, asked.schedule.steps) == (3, 0), "--epochs goes before the recipe's length in steps"
-
-
-def test_train_says_what_it_found_and_what_to_do_next(
-    resnet: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretend(monkeypatch, FINISHED)
-    code, out, err = resnet("train", "photos")
-    assert (code, err) == (0, "")
-    assert out.startswith("cats and dogs\n")
-    assert out.endswith("report: runs/pets/report.html\nnext: resnet predict runs/pets a.jpg\n")
-
-
-@pytest.mark.parametrize(("command", "function"), [("train", "training"), ("resume", "resuming")])
-def test_json_at_the_end_of_a_training(
-    command: str, function: str, resnet: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretend(monkeypatch, FINISHED, function)
-    code, out, err = resnet(command, "photos", "--json")
-    assert code == 0
-    value = json.loads(out)
-    assert value.keys() == {"run", "report", "result"}
-    assert (value["run"], value["result"]["correct"]) == ("runs/pets", 2)
-    assert err.startswith("cats and dogs\n")
-
-
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_training_says_how_to_go_on(
-    signum: int, code: int, resnet: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretend(monkeypatch, Stopped(signum, Path("runs/my pets"), 1234))
-    got, _, err = resnet("train", "photos")
-    assert (got, err) == (code, "resnet: stopped after step 1,234; go on with: resnet resume 'runs/my pets'\n")
-
-
-# evaluate, predict
-
-
-def test_evaluate(resnet: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Any] = []
-
-    def evaluate(*arguments: Any, **named: Any) -> Result:
-        calls.append((arguments, named))
-        return RESULT
-
-    monkeypatch.setattr(evaluation, "evaluate", evaluate)
-    code, out, _ = resnet("evaluate", "m", "photos", "--split", "val", "--bad", "skip", "--json")
-    assert code == 0
-    value = json.loads(out)
-    assert {"n", "correct", "top1", "top1_interval", "top5", "per_class", "protocol", "bad"} <= value.keys()
-    assert Result.from_dict(value) == RESULT
-    assert resnet("evaluate", "m")[:2][1].startswith("top-1 66.67 % (2 of 3; 95 % interval 20.00 to 90.00)\n")
-    device = cli.device()
-    assert calls[0] == (("m", "photos"), {"split": "val", "bad": "skip", "device": device})
-    assert calls[1] == (("m", None), {"split": None, "bad": "stop", "device": device})
-
-
-def test_predict_goes_on_after_a_bad_picture(
-    resnet: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers = [
-        Prediction("a\udcff.jpg", "chat 猫", 0.75, (("chat 猫", 0.75), ("dog", 0.25)), None),
-        Prediction("b.jpg", None, None, (), "cut short"),
-        Prediction("c.jpg", "dog", 1.0, (("dog", 1.0),), None),
-    ]
-    monkeypatch.setattr(prediction, "predict", lambda *_, **__: iter(answers))
-    code, out, err = resnet("predict", "m", "x")
-    assert out == "a\\xff.jpg: chat 猫 75.0 %  (dog 25.0 %)\nb.jpg: error: cut short\nc.jpg: dog 100.0 %\n"
-    assert (code, err) == (1, "resnet: 1 picture could not be read; the reason stands in place of the class\n")
-    code, out, _ = resnet("predict", "m", "x", "--json")
-    rows = [json.loads(line) for line in out.splitlines()]
-    assert code == 1
-    assert out.isascii()
-    assert rows == [answer.to_dict() for answer in answers]
-    assert rows[0].keys() == {"path", "class", "probability", "top", "error"}
-    answers.pop(1)
-    assert resnet("predict", "m", "x")[0] == 0
-
-
-# model, recipe, import
-
-
-def test_model_json(resnet: Callable[..., tuple[int, str, str]]) -> None:
-    code, out, _ = resnet("model", "resnet152", "--json")
-    value = json.loads(out)
-    assert code == 0
-    assert (value["layers"], value["parameters"]) == (152, 60_192_808)
-    assert [stage["blocks"] for stage in value["stages"]] == [0, 3, 8, 36, 3, 0]
-    assert sum(stage["multiply_adds"] for stage in value["stages"]) == value["multiply_adds"]
-    small = json.loads(resnet("model", "resnet20-cifar", "--json")[1])
-    assert (small["input"], small["architecture"]["classes"]) == ([3, 32, 32], 10)
-    options = ["--classes", "7", "--channels", "1", "--size", "64", "--shortcut", "C", "--stride", "1x1"]
-    other = json.loads(resnet("model", "resnet50", *options, "--stem-stride", "2", "--json")[1])
-    arch = other["architecture"]
-    assert other["input"] == [1, 64, 64]
-    assert (arch["classes"], arch["shortcut"], arch["stride"], arch["stem_stride"]) == (7, "C", "1x1", 2)
-
-
-def test_recipe_list_and_show(resnet: Callable[..., tuple[int, str, str]]) -> None:
-    code, out, _ = resnet("recipe", "list")
-    assert code == 0
-    assert max(map(len, out.splitlines())) <= 80
-    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == list(recipes())
-    listed = json.loads(resnet("recipe", "list", "--json")[1])["recipes"]
-    assert [entry["name"] for entry in listed] == list(recipes())
-    value = json.loads(resnet("recipe", "show", "finetune", "--json")[1])
-    assert (value["name"], value["recipe"]["data"]["normalise"]) == ("finetune", "weights")
-
-
-@pytest.mark.parametrize("name", list(recipes()))
-def test_a_copied_recipe_is_the_shipped_one(
-    name: str, resnet: Callable[..., tuple[int, str, str]], tmp_path: Path
-) -> None:
-    file = tmp_path / "mine.toml"
-    assert resnet("recipe", "copy", name, str(file))[0] == 0
-    assert load(file) == shipped(name)
-    assert file.read_text() == resnet("recipe", "show", name)[1]
-    code, out, _ = resnet("recipe", "check", str(file))
-    assert (code, out) == (0, f"{file}: no mistakes\n")
-    code, _, err = resnet("recipe", "copy", name, str(file))
-    assert (code, err) == (2, f"resnet: {file}: exists already; choose another name\n")
-
-
-def test_recipe_check(resnet: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    file = tmp_path / "mine.toml"
-    file.write_text('base = "digits"\n[optim]\nlr = 0.2\n[model]\narch = "resnet32-cifar"\n')
-    code, out, _ = resnet("recipe", "check", str(file))
-    changed = "  model.arch = resnet32-cifar, in digits resnet20-cifar\n  optim.lr = 0.2, in digits 0.1\n"
-    assert (code, out) == (0, f"{file}: no mistakes\n{changed}")
-    file.write_text('[model]\narch = "resnet33"\n')
-    code, _, err = resnet("recipe", "check", str(file))
-    assert code == 2
-    assert "architecture 'resnet33'" in err
-    file.write_text("[optim]\nlr = fast\n")
-    code, _, err = resnet("recipe", "check", str(file))
-    assert code == 2
-    assert f"{file}, line 2" in err
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    """Somebody's weights of a small network, as torch.save writes them."""
-    path = tmp_path / "weights.th"
-    torch.save({"state_dict": ResNet(architecture("resnet8-cifar", classes=2)).state_dict()}, path)
-    return path
-
-
-def importing(weights: Path, out: Path, **changes: str) -> list[str]:
-    options = {"arch": "resnet8-cifar", "classes": "cat,dog", "size": "28", "mean": "0.5,0.5,0.5", "std": "0.2,0.2,0.2"}
-    words = [word for key, value in (options | changes).items() for word in (f"--{key}", value)]
-    return ["import", str(weights), *words, "--out", str(out)]
-
-
-def test_import_makes_a_model_file(resnet: Callable[..., tuple[int, str, str]], weights: Path, tmp_path: Path) -> None:
-    out, names = tmp_path / "m.safetensors", tmp_path / "classes.txt"
-    names.write_text("cat\n\nhot dog\n")
-    code, text, _ = resnet(*importing(weights, out, classes=str(names), crop="0.875", filter="bicubic"), "--no-exif")
-    assert code == 0
-    assert text.endswith(f"next: resnet evaluate {out} DATA\n")
-    value = json.loads(resnet("model", str(out), "--json")[1])
-    assert (value["classes"], value["input"]) == (["cat", "hot dog"], [3, 28, 28])
-    assert value["preprocess"]["resize_to"] == 32
-    assert (value["preprocess"]["filter"], value["preprocess"]["exif"]) == ("bicubic", False)
-    assert value["provenance"] == {"imported_from": "weights.th"}
-    assert "2 classes: cat, hot dog\n" in resnet("model", str(out))[1]
-    code, _, err = resnet("model", str(out), "--stem-stride", "2")
-    assert (code, err.split(": ")[1]) == (2, "--stem-stride")
-    code, _, err = resnet(*importing(weights, out))
-    assert (code, err) == (2, f"resnet: {out}: exists already; choose another --out\n")
-    again = json.loads(resnet(*importing(weights, tmp_path / "n.safetensors"), "--json")[1])
-    assert (again["classes"], again["architecture"]["name"]) == (["cat", "dog"], "resnet8-cifar")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"classes": "cat,dog,cow"}, "does not fit resnet8-cifar: fc.weight is (2, 64), not (3, 64)"),
-        ({"classes": "cat,cat"}, "--classes cat,cat: 'cat' stands there twice"),
-        ({"classes": "nowhere.txt"}, "--classes nowhere.txt: no such file"),
-        ({"arch": "resnet14-cifar"}, "does not fit resnet14-cifar: missing layer1.1.conv1.weight"),
-        ({"arch": "resnet9"}, "architecture 'resnet9': choose from"),
-        ({"mean": "0.5,0.5"}, "--mean 0.5,0.5: must be 3 numbers between commas"),
-        ({"mean": "123.7,116.3,103.5"}, "as shares of white (0.485, not 123.7)"),
-        ({"std": "a,b,c"}, "--std a,b,c: must be 3 numbers"),
-        ({"std": "0,1,1"}, "std=(0.0, 1.0, 1.0): must be above 0"),
-        ({"crop": "1.5"}, "--crop 1.5: must be in (0, 1]"),
-        ({"shortcut": "B"}, "does not fit resnet8-cifar: missing layer2.0.downsample.0.weight"),
-    ],
-)
-def test_import_of_what_does_not_fit(
-    changes: dict[str, str],
-    message: str,
-    weights: Path,
-    resnet: Callable[..., tuple[int, str, str]],
-    tmp_path: Path,
-) -> None:
-    code, out, err = resnet(*importing(weights, tmp_path / "m.safetensors", **changes))
-    assert (code, out) == (2, "")
-    assert message in err
-    assert [path.name for path in tmp_path.iterdir()] == ["weights.th"]
-
-
-# The process
-
-
 def test_names_may_be_any_bytes(tmp_path: Path) -> None:
     """An argument that is not UTF-8 arrives, and can be printed, also where the terminal is ASCII only."""
     name = os.fsencode(tmp_path) + b"/caf\xe9 \xe7\x8c\xab.toml"
@@ -500,30 +223,3 @@ def test_a_reader_that_goes_away() -> None:
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, b"")
-
-
-def test_from_pictures_to_predictions(resnet: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    """The whole spine, once, on pictures of noise that is dark or bright."""
-    rng = np.random.default_rng(0)
-    for split, n in (("train", 16), ("val", 4)):
-        for name, low in (("dark", 0), ("bright", 150)):
-            folder = tmp_path / "pictures" / split / name
-            folder.mkdir(parents=True)
-            for i in range(n):
-                Image.fromarray(rng.integers(low, low + 100, (8, 8), dtype=np.uint8)).save(folder / f"{i}.png")
-    run, data = str(tmp_path / "run"), str(tmp_path / "pictures")
-    fast = ["--model", "resnet8-cifar", "--epochs", "2", "--set", "data.size=8", "--set", "run.precision=fp32"]
-    code, out, err = resnet("train", data, *fast, "--out", run)
-    assert (code, err) == (0, "")
-    lines = out.splitlines()
-    assert lines[-1] == f"next: resnet predict {run} a.jpg"
-    assert lines[-2] == f"report: {run}/report.html"
-    assert Path(run, "report.html").exists()
-    value = json.loads(resnet("evaluate", run, "--json")[1])
-    assert value["n"] == 8
-    assert f"({value['correct']} of 8; " in lines[-3]
-    code, out, _ = resnet("predict", run, f"{data}/val/dark", "--json")
-    assert (code, len(out.splitlines())) == (0, 4)
-    assert resnet("model", f"{run}/model.safetensors")[0] == 0
-    code, _, err = resnet("train", data, *fast, "--out", run)
-    assert (code, err.split(";")[0]) == (2, f"resnet: {run}: exists already")

@@ -172,8 +172,8 @@ def test_an_integer_becomes_the_float_it_stands_for() -> None:
         ("optim.momentum = true", "optim.momentum = true in my.toml: must be a number in [0, 1)"),
         ("run.seed = 1.0", "run.seed = 1.0 in my.toml: must be an integer in [0, 2**63)"),
         ("run.eval_epochs = true", "run.eval_epochs = true in my.toml: must be an integer >= 1"),
-        ("optim.lr = nan", "optim.lr = nan in my.toml: must be a number > 0"),
-        (f"optim.lr = 1{'0' * 400}", f"optim.lr = 1{'0' * 400} in my.toml: must be a number > 0"),
+        ("optim.lr = nan", "optim.lr = nan in my.toml: must be a number > 0 or \"auto\""),
+        (f"optim.lr = 1{'0' * 400}", f"optim.lr = 1{'0' * 400} in my.toml: must be a number > 0 or \"auto\""),
         ("data.size = 2024-01-01", 'data.size = 2024-01-01 in my.toml: must be an integer >= 1 or "auto"'),
         ('data.size = "aut"', "data.size = \"aut\" in my.toml: must be an integer >= 1 or \"auto\"; "
          "did you mean 'auto'?"),
@@ -261,10 +261,10 @@ def test_settings_that_hold_only_together_come_in_any_order() -> None:
     [
         ("optim.lr", "--set optim.lr: write KEY=VALUE, such as optim.lr=0.05"),
         ("=3", "--set =3: write KEY=VALUE, such as optim.lr=0.05"),
-        ("optim.lr=", 'optim.lr = "" in --set: must be a number > 0'),
-        ("optim.lr=fast", 'optim.lr = "fast" in --set: must be a number > 0'),
-        ("optim.lr=1\nx=2", 'optim.lr = "1\\nx=2" in --set: must be a number > 0'),
-        ("optim.lr.x=1", 'optim.lr = {"x" = 1} in --set: must be a number > 0'),
+        ("optim.lr=", 'optim.lr = "" in --set: must be a number > 0 or \"auto\"'),
+        ("optim.lr=fast", 'optim.lr = "fast" in --set: must be a number > 0 or \"auto\"'),
+        ("optim.lr=1\nx=2", 'optim.lr = "1\\nx=2" in --set: must be a number > 0 or \"auto\"'),
+        ("optim.lr.x=1", 'optim.lr = {"x" = 1} in --set: must be a number > 0 or \"auto\"'),
         ("optm.lr=1", "optm: no such key in --set; did you mean 'optim'?"),
         ("schedule.milestones=0.5,x", 'schedule.milestones = [0.5, "x"] in --set: '
          "must be an array of numbers increasing in (0, 1)"),

@@ -73,7 +73,7 @@ def fashion_mnist() -> Recipe:
         data=Data(size=28, channels=1, normalise="measured", val=0.05),
         augment=Augment(crop="pad", pad=2, erase=0.25),
         optim=Optim(lr=0.1, nesterov=True, weight_decay=5e-4, batch=128),
-        schedule=Schedule(epochs=15),
+        schedule=Schedule(epochs=20),
     )
 
 
