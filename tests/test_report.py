@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -103,19 +104,18 @@ def make_log(epochs: int, every: int = 1) -> list[dict[str, Any]]:
     return lines
 
 
-def make_run(folder: Path, result: Result, log: list[dict[str, Any]] | None = None, **rest: Any) -> Path:
+def make_run(folder: Path, result: Result, log: Any = None, notes: Sequence[str] = (), **rest: Any) -> Path:
     """A run folder as training leaves it, written by hand."""
     folder.mkdir(parents=True)
     machine = {"device": "cpu (Some Processor)", "torch_threads": 2, "machine": "Linux, 2 cores"}
     environment = {"command": "resnet train photos", "data": "/home/me/photos/", "weights": None} | machine
     environment |= {"versions": {"resnetkit": "0.1.0", "torch": "2.13.0"}, "fingerprint": "ab" * 32}
-    environment |= {"derived": ["batch 64: 1,000 training pictures"]}
+    environment |= {"derived": ["batch 64: 1,000 training pictures"], "notes": notes}
     recipe = Recipe(model=Model(arch="resnet34"))
-    held = {"result": result.to_dict(), "split": "val", "problems": [], "notes": []} | rest
+    held = {"result": result.to_dict(), "split": "val", "problems": []} | rest
     (folder / "recipe.json").write_text(json.dumps(to_dict(recipe)))
     (folder / "environment.json").write_text(json.dumps(environment))
-    lines = make_log(6) if log is None else log
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log or make_log(6)))
     (folder / "result.json").write_text(json.dumps(held))
     return folder
 

@@ -107,7 +107,8 @@ class Loop:
         """Go to a checkpoint's step, and take back what was logged after it."""
         self.state.restore(tensors, meta)
         self.saved_step = self.state.step
-        runs.cut_log(self.folder, self.state.step)
+        with runs.resumable(self.folder):
+            runs.cut_log(self.folder, self.state.step)
 
     def run(self) -> Iterator[Progress | EpochDone]:
         """Train to the end. Raises Stopped on SIGINT or SIGTERM, UserError when the loss is no longer a number."""
@@ -224,12 +225,14 @@ class Loop:
             found = score(state.evaluated, self.reader, self.data.splits[self.monitored], protocol=protocol)
             names = ("n", "correct", "top1", "top1_interval", "nll")
             result = {"split": self.monitored, **{name: getattr(found, name) for name in names}}
-            self.keep_best(found.top1)
+            with runs.resumable(self.folder):
+                self.keep_best(found.top1)
         loss, correct, seen = state.sums.tolist()
         rate = learning_rate(recipe.schedule, float(recipe.optim.lr), state.step - 1, self.steps, self.warmup)
         speed = steps * self.batch / max(seconds, 1e-9)
         line = EpochDone(epoch + 1, self.epochs, state.step, rate, loss / seen, correct / seen, seconds, speed, result)
-        runs.append_log(self.folder, asdict(line))
+        with runs.resumable(self.folder):
+            runs.append_log(self.folder, asdict(line))
         state.sums.zero_()
         if state.step < self.steps and self.due():
             self.save()

@@ -123,7 +123,7 @@ def write_report(run: Path, data: Data | None) -> Path:
         rows=class_rows(result, confusions),
         thumbnails=thumbnails(result.mistakes, data, exif=recipe.data.exif),
         problems=found["problems"],
-        notes=found["notes"],
+        notes=environment.notes,
         bad=sorted(result.bad.items()),
         shown_bad=BAD,
         recipe=recipe,

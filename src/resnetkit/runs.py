@@ -48,10 +48,17 @@ class Environment:
     versions: dict[str, str]
     machine: str
     derived: tuple[str, ...]  # the rules behind the values that the recipe left open
+    notes: tuple[str, ...]  # what was met among the pictures, and how they were divided
 
 
 def this_environment(
-    data: str, fingerprint: str, weights: str | None, device: torch.device, derived: tuple[str, ...]
+    data: str,
+    fingerprint: str,
+    weights: str | None,
+    device: torch.device,
+    *,
+    derived: tuple[str, ...],
+    notes: tuple[str, ...],
 ) -> Environment:
     """The environment of the process that runs now."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({processor()})"
@@ -70,6 +77,7 @@ def this_environment(
         },
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         derived=derived,
+        notes=notes,
     )
 
 
@@ -128,12 +136,32 @@ def write_beginning(folder: Path, recipe: Recipe, environment: Environment, data
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run for this process; the system lets go of it however the process ends."""
-    with (folder / ".lock").open("w") as file:
+    with resumable(folder):
+        file = (folder / ".lock").open("w")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{folder}: another process is working on this run; wait for it or stop it") from None
         yield
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process had half written; the run must be locked."""
+    for part in folder.rglob(".*.part"):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+@contextlib.contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """What the system refuses to write, as a UserError that says how to go on from the last checkpoint."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); make room or permit writing, then: resnet resume {folder}"
+        ) from None
 
 
 def read_json(path: Path) -> Any:
@@ -154,7 +182,7 @@ def read_recipe(folder: Path) -> Recipe:
 def read_environment(folder: Path) -> Environment:
     """The environment in which a run was begun."""
     values = read_json(folder / "environment.json")
-    return Environment(**{**values, "derived": tuple(values["derived"])})
+    return Environment(**{**values, "derived": tuple(values["derived"]), "notes": tuple(values["notes"])})
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -88,7 +89,8 @@ def training(
         fingerprint(whole, audit),
         str(weights) if weights else None,
         torch.device(str(resolved.recipe.run.device)),
-        (*resolved.rules, *assumed_line(given)),
+        derived=(*resolved.rules, *assumed_line(given)),
+        notes=split.notes,
     )
     with determinism(resolved.recipe):
         loop = make_loop(folder, resolved, split, audit)
@@ -108,6 +110,7 @@ def resuming(run: str | Path) -> Iterator[Event]:
     folder = Path(run)
     recipe, environment = runs.read_recipe(folder), runs.read_environment(folder)
     with runs.locked(folder):
+        runs.sweep(folder)
         whole, audit = yield from look_at(open_data(environment.data), recipe)
         if fingerprint(whole, audit) != environment.fingerprint:
             raise UserError(
@@ -115,7 +118,7 @@ def resuming(run: str | Path) -> Iterator[Event]:
                 "or begin a new run with resnet train"
             )
         table = folder / "split.csv"
-        split = load_split(whole, table) if table.exists() else whole
+        split = replace(load_split(whole, table) if table.exists() else whole, notes=environment.notes)
         tensors, meta, notes = checkpoint.load_latest(folder)
         torch.set_num_threads(environment.torch_threads)  # another number would sum floats in another order
         preprocess = Preprocess.from_dict(meta["preprocess"])
@@ -178,13 +181,15 @@ def run_to_end(loop: Loop, audit: Audit) -> Iterator[Event]:
         "weights": environment.weights,
     }
     model = ModelFile(state.evaluated, data.classes, preprocess, metrics, provenance)
-    save_model(model, loop.folder / MODEL_FILE)
-    yield Finished(loop.folder, result, finish(loop.folder, data, audit, split, result))
+    with runs.resumable(loop.folder):
+        save_model(model, loop.folder / MODEL_FILE)
+        report = finish(loop.folder, data, audit, split, result)
+    yield Finished(loop.folder, result, report)
 
 
 def finish(folder: Path, data: Data, audit: Audit, split: str, result: Result) -> Path:
     """Write result.json and the report; returns the report's path."""
     found = [vars(problem) for problem in problems(data, audit)]
-    about = {"result": result.to_dict(), "split": split, "problems": found, "notes": list(data.notes)}
+    about = {"result": result.to_dict(), "split": split, "problems": found}
     write_json(folder / "result.json", about)
     return write_report(folder, data)

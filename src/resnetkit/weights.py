@@ -70,11 +70,8 @@ def dump_model(model: ModelFile) -> bytes:
 
 
 def save_model(model: ModelFile, path: Path) -> None:
-    """Write a model file. Raises UserError when the place cannot be written; an older file there then stays."""
-    try:
-        write_bytes(path, dump_model(model))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place or make room") from None
+    """Write a model file. Raises OSError when the place cannot be written; an older file there then stays."""
+    write_bytes(path, dump_model(model))
 
 
 def open_model(model: str | Path) -> ModelFile:
@@ -174,5 +171,8 @@ def import_weights(
     check_fit(network, tensors, str(path))
     network.load_state_dict(tensors, strict=False)
     model = ModelFile(network.eval(), classes, preprocess, provenance={"imported_from": path.name})
-    save_model(model, Path(out))
+    try:
+        save_model(model, Path(out))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another place or make room") from None
     return model

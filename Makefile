@@ -1,0 +1,38 @@
+# The two commands of a newcomer, and what they need. Everything goes into .venv and runs/.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint docs clean
+
+help:
+	@echo "make demo    install into .venv, then train, evaluate and predict on scikit-learn's digits (about 2 minutes)"
+	@echo "make test    everything that must hold: style, types, tests"
+	@echo "make docs    write the figures in README.md and docs/ anew from results/*.json"
+	@echo "make clean   remove .venv and what the demo made"
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+demo: .venv/installed
+	rm -rf runs/demo
+	$(BIN)/python examples/demo_pictures.py runs/demo-pictures
+	$(BIN)/resnet train runs/demo-pictures --recipe digits --out runs/demo
+	$(BIN)/resnet evaluate runs/demo runs/demo-pictures/val
+	$(BIN)/resnet predict runs/demo runs/demo-pictures/val/7 --top 3 | head -n 5
+	@echo "the report: $(CURDIR)/runs/demo/report.html"
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+docs: .venv/installed
+	$(BIN)/python docs/figures.py
+
+clean:
+	rm -rf .venv runs/demo runs/demo-pictures
