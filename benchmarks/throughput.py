@@ -8,8 +8,10 @@ A  resnetkit: its own loop (`Loop.take_step` over `training_batches`) with what 
 B  what people write: eager, NCHW, fp32, torch.optim.SGD, DataLoader with Pillow and two workers, the same network
    class, the same augmentation, batch and cross-entropy.
 
-A and B take turns, step block by step block; which of them begins alternates. One block of each
-comes first, unmeasured. The figure is the median of the ratios of the pairs.
+C  A in fp32, which tells what bf16 has to do with it; the same as A on a machine without bf16 instructions.
+
+They take turns, step block by step block, every other time in reverse. One block of each comes first, unmeasured. The
+figures are the medians of the ratios to B within a turn.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,8 +139,8 @@ def our_loop(loop: Loop, case: Case) -> Iterator[None]:
             yield
 
 
-def our_side(paths: list[Path], labels: list[int], case: Case, network: str, scratch: Path) -> tuple[Loop, Recipe]:
-    """A's loop, made as `resnet train` makes it."""
+def our_side(paths: list[Path], labels: list[int], case: Case, network: str, precision: Any, folder: Path) -> Loop:
+    """A's or C's loop, made as `resnet train` makes it."""
     names = tuple(f"class {index}" for index in range(case.classes))
     everything = np.arange(len(paths))
     files = Files(Path(), [str(path) for path in paths])
@@ -148,13 +151,13 @@ def our_side(paths: list[Path], labels: list[int], case: Case, network: str, scr
         augment=replace(Augment(), crop="pad" if case.crop == "pad" else "resized"),
         optim=Optim(lr=0.1, batch=case.batch),
         schedule=Schedule(steps=1_000_000, warmup_steps=0),
-        run=Run(deterministic=True),
+        run=Run(precision=precision),
     )
     records = list(audit_pictures(data, exif=True, channels=3, threads=default_threads()))
     audit = Audit.collect(len(data), records)
     resolved = resolve(recipe, data, audit, None)
-    (scratch / checkpoint.FOLDER).mkdir(parents=True)
-    return make_loop(scratch, resolved, data, audit), resolved.recipe
+    (folder / checkpoint.FOLDER).mkdir(parents=True)
+    return make_loop(folder, resolved, data, audit)
 
 
 def block_of(steps: Iterator[None], case: Case) -> Callable[[], float]:
@@ -189,27 +192,39 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         theirs = plain_loop(paths, labels, case, args.network)
         next(theirs)  # first, so that the workers are forked before there are other threads
-        loop, recipe = our_side(paths, labels, case, args.network, Path(scratch) / "run")
-        sides = {"resnetkit": block_of(our_loop(loop, case), case), "plain": block_of(theirs, case)}
+        ours, fp32 = (
+            our_side(paths, labels, case, args.network, precision, Path(scratch) / precision)
+            for precision in ("auto", "fp32")
+        )
+        sides = {
+            "resnetkit": block_of(our_loop(ours, case), case),
+            "resnetkit fp32": block_of(our_loop(fp32, case), case),
+            "plain": block_of(theirs, case),
+        }
         for run in sides.values():
             run()
-        rows = []
-        for repeat in range(REPEATS):
-            turns = list(sides.items())[:: 1 if repeat % 2 else -1]
-            rates = {name: round(run(), 2) for name, run in turns}
-            rows.append({**rates, "ratio": rates["resnetkit"] / rates["plain"]})
-    ratios = [row["ratio"] for row in rows]
+        rows = [
+            {name: round(run(), 2) for name, run in list(sides.items())[:: 1 if repeat % 2 else -1]}
+            for repeat in range(REPEATS)
+        ]
     write(
         Path("results") / f"throughput-{args.network}.json",
         {
             "what": f"training {args.network} at {case.size}x{case.size}, batch {case.batch}: resnetkit's loop "
             f"against a plain eager NCHW fp32 loop with DataLoader and Pillow, {WORKERS} workers",
-            "ratio": {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)},
+            "ratio": ratio(rows, "resnetkit"),
+            "ratio_fp32": ratio(rows, "resnetkit fp32"),
+            "precision": ours.recipe.run.precision,
             "images_per_second": {name: statistics.median(row[name] for row in rows) for name in sides},
-            "precision": recipe.run.precision,
             "repeats": rows,
         },
     )
+
+
+def ratio(rows: list[dict[str, float]], name: str) -> dict[str, float]:
+    """Of one side to the plain loop, turn by turn."""
+    found = [row[name] / row["plain"] for row in rows]
+    return {"median": statistics.median(found), "lowest": min(found), "highest": max(found)}
 
 
 if __name__ == "__main__":

@@ -81,6 +81,10 @@ def published() -> str:
     return "\n".join(rows)
 
 
+def times(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f}x ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
+
+
 def speed() -> str:
     """Table: ratios measured side by side."""
     named = {
@@ -90,8 +94,8 @@ def speed() -> str:
     }
     rows = ["| what, side by side on two cores | ratio (lowest to highest of 7) | file |", "|---|---|---|"]
     for name, what in named.items():
-        ratio = result(name)["ratio"]
-        spread = f"{ratio['median']:.2f}x ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
+        found = result(name)
+        spread = times(found["ratio"]) + (f"; in fp32 {times(found['ratio_fp32'])}" if "ratio_fp32" in found else "")
         rows.append(f"| {what} | {spread} | [{name}.json](results/{name}.json) |")
     start = result("startup")["seconds"]
     rows.append(

@@ -220,7 +220,7 @@ class Loop:
         state, recipe = self.state, self.recipe
         whole = state.step % self.per_epoch == 0
         result = None
-        if self.monitored and state.step < self.steps and whole and (epoch + 1) % recipe.run.eval_epochs == 0:
+        if self.monitored and (state.step == self.steps or (whole and (epoch + 1) % recipe.run.eval_epochs == 0)):
             protocol = describe_protocol(self.data, self.monitored, self.reader.preprocess)
             found = score(state.evaluated, self.reader, self.data.splits[self.monitored], protocol=protocol)
             names = ("n", "correct", "top1", "top1_interval", "nll")

@@ -7,6 +7,7 @@ score is that of pictures which decided nothing.
 from __future__ import annotations
 
 import os
+import signal
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import replace
@@ -25,7 +26,7 @@ from resnetkit.data.split import load_split, split_training
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError
 from resnetkit.evaluation import Result, choose_split, describe_protocol, score
-from resnetkit.events import Evaluating, Event, Finished, Found, Reading
+from resnetkit.events import Evaluating, Event, Finished, Found, Reading, Stopped
 from resnetkit.loop import Loop, State, determinism
 from resnetkit.recipe import Recipe
 from resnetkit.recipe_file import from_dict, to_dict
@@ -168,9 +169,11 @@ def run_to_end(loop: Loop, audit: Audit) -> Iterator[Event]:
     data, state, preprocess = loop.data, loop.state, loop.resolved.preprocess
     split = choose_split(data, None)
     yield Evaluating(split, len(data.splits[split]))
-    result = score(
-        state.evaluated, loop.reader, data.splits[split], protocol=describe_protocol(data, split, preprocess)
-    )
+    protocol = describe_protocol(data, split, preprocess)
+    try:
+        result = score(state.evaluated, loop.reader, data.splits[split], protocol=protocol)
+    except KeyboardInterrupt:
+        raise Stopped(signal.SIGINT, loop.folder, state.step) from None
     environment = runs.read_environment(loop.folder)
     metrics = {name: value for name, value in result.to_dict().items() if name not in ("mistakes", "confusion")}
     provenance = {
