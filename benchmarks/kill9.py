@@ -3,9 +3,9 @@
     python benchmarks/kill9.py FOLDER [--kills 20] [--out results/kill9.json]
 
 FOLDER is that of examples/demo_pictures.py. One run is left alone; the other one is killed, process by process, until
-the kills are used up: each after a random time of up to a fourteenth of what the undisturbed run took, plus what a process
-needs to start. So starting, reading pictures, training, writing a checkpoint and evaluating can all be hit. Compared
-are the weights of model.safetensors and of every checkpoint that is left, the log's losses, and the final score.
+the kills are used up: each after a random time of up to what a process needs to start and a fourteenth of what the
+undisturbed run took. So starting, reading pictures, training, writing a checkpoint and evaluating can all be hit.
+Compared are the weights of model.safetensors and of every checkpoint that is left, the log's losses, and result.json.
 """
 
 from __future__ import annotations

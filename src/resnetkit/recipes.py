@@ -17,6 +17,7 @@ def small() -> Recipe:
     The default. About 200,000 pictures are shown in all; with few pictures of a hard subject, weights to begin from
     (`--from`) are worth more than any setting here.
     Result: results/tiny-imagenet-10.json
+    69.00 % (345 of 500; 95 % interval 64.81 to 72.90); 19 min a run on 2 cores of an AMD EPYC.
     """
     return Recipe(
         name="small",
@@ -48,6 +49,7 @@ def digits() -> Recipe:
         make demo
 
     Result: results/digits.json
+    99.72 % (mean of 5 seeds, sd 0.34); 17 s a run on 2 cores of an AMD EPYC.
     """
     return Recipe(
         name="digits",
@@ -66,6 +68,7 @@ def fashion_mnist() -> Recipe:
         resnet train fashion-mnist:DIR --recipe fashion-mnist
 
     Result: results/fashion-mnist.json
+    93.98 % (9,398 of 10,000; 95 % interval 93.50 to 94.43); 11 min a run on 2 cores of an AMD EPYC.
     """
     return Recipe(
         name="fashion-mnist",
