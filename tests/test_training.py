@@ -226,15 +226,22 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     assert written(run) == written(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("refusing", ["append_log", "write_beginning"])
+@pytest.mark.parametrize(
+    ("module", "refusing", "advice"),
+    [
+        (runs, "append_log", "resnet resume"),
+        (runs, "write_beginning", "choose another --out"),
+        (checkpoint, "write", "choose another --out"),
+    ],
+)
 def test_other_files_that_cannot_be_written(
-    refusing: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: Any, refusing: str, advice: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(runs, refusing, refuse)
-    with pytest.raises(UserError, match="No space left on device"):
+    monkeypatch.setattr(module, refusing, refuse)
+    with pytest.raises(UserError, match=f"^{tmp_path}/runs/run: .*No space left on device.*{advice}"):
         resnetkit.train(pictures, recipe=tiny(), out=tmp_path / "runs" / "run")
     left = [path.name for path in (tmp_path / "runs").iterdir()]
     assert left == (["run"] if refusing == "append_log" else [])

@@ -21,19 +21,27 @@ KEPT = 2
 Tensors = dict[str, Tensor]
 
 
+def write(run: Path, step: int, tensors: Tensors, meta: dict[str, Any]) -> None:
+    """Write the checkpoint of `step`. Raises OSError."""
+    write_bytes(path_of(run, step), tensorfile.dump(tensors, {"kind": "checkpoint", "step": step, **meta}))
+
+
+def path_of(run: Path, step: int) -> Path:
+    return run / FOLDER / f"step-{step:09d}.safetensors"
+
+
 def save(run: Path, step: int, tensors: Tensors, meta: dict[str, Any]) -> None:
     """Write the checkpoint of `step` and remove all but the last two.
 
     Raises UserError when it cannot be written (disk full, read-only): the ones before it stay.
     """
-    path = run / FOLDER / f"step-{step:09d}.safetensors"
     try:
-        write_bytes(path, tensorfile.dump(tensors, {"kind": "checkpoint", "step": step, **meta}))
+        write(run, step, tensors, meta)
     except OSError as error:
         last = saved(run)
         stays = f"{last[-1]} is the last good one" if last else "there is none before it"
         raise UserError(
-            f"{path}: checkpoint cannot be written ({error.strerror}); {stays}; "
+            f"{path_of(run, step)}: checkpoint cannot be written ({error.strerror}); {stays}; "
             f"make room or permit writing, then: resnet resume {run}"
         ) from None
     for old in saved(run)[:-KEPT]:

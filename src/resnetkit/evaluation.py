@@ -224,7 +224,8 @@ def evaluate(
     result = score(network, reader, found.select(name), protocol=protocol)
     if result.bad and bad != "skip":
         index = {found.pictures.name(i): i for i in found.select(name).tolist()}
-        raise UserError(name_bad(found, {index[path]: reason for path, reason in result.bad.items()}))
+        unreadable = {index[path]: reason for path, reason in result.bad.items()}
+        raise UserError(name_bad(found, unreadable, 'leave out what cannot be read (--bad skip; in Python bad="skip")'))
     return result
 
 

@@ -253,15 +253,22 @@ class Loop:
         waited = time.monotonic() - self.saved_at
         return self.state.step - self.saved_step >= run.checkpoint_steps or waited >= 60 * run.checkpoint_minutes
 
-    def save(self, folder: Path | None = None) -> None:
+    def begin(self, folder: Path) -> None:
+        """Write the first checkpoint, before there is a run to resume. Raises OSError."""
+        checkpoint.write(folder, 0, self.state.tensors(), self.about())
+
+    def save(self) -> None:
         """Write a checkpoint of now."""
-        about = {
+        checkpoint.save(self.folder, self.state.step, self.state.tensors(), self.about())
+        self.saved_step, self.saved_at = self.state.step, time.monotonic()
+
+    def about(self) -> dict[str, Any]:
+        """What a checkpoint holds beside tensors and step."""
+        return {
             "best": self.state.best,
             "architecture": asdict(self.resolved.arch),
             "preprocess": self.resolved.preprocess.to_dict(),
         }
-        checkpoint.save(folder or self.folder, self.state.step, self.state.tensors(), about)
-        self.saved_step, self.saved_at = self.state.step, time.monotonic()
 
 
 @contextlib.contextmanager

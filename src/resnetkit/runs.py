@@ -101,12 +101,11 @@ def new_folder(out: str | Path | None, data: str) -> Path:
         folder = Path(out)
     if folder.exists():
         raise UserError(f"{folder}: exists already; choose another --out, or go on with: resnet resume {folder}")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder.parent}: cannot be made ({error.strerror}); choose another --out") from None
-    if not os.access(folder.parent, os.W_OK):
-        raise UserError(f"{folder.parent}: cannot be written; choose another --out")
+    above = next(place for place in folder.absolute().parents if place.exists())
+    if not above.is_dir():
+        raise UserError(f"{above}: is no folder; choose another --out")
+    if not os.access(above, os.W_OK):
+        raise UserError(f"{above}: cannot be written; choose another --out")
     return folder
 
 

@@ -100,7 +100,7 @@ def training(
         with runs.creating(folder) as part:
             divided = set(split.splits) != set(found.splits)
             runs.write_beginning(part, resolved.recipe, environment, split, divided=divided)
-            loop.save(part)
+            loop.begin(part)
         yield Found(tuple(opening_lines(split, audit, resolved, environment, loop.state.network)))
         with runs.locked(folder):
             yield from run_to_end(loop, audit)

@@ -6,6 +6,7 @@ Nothing in a model file is executed when it is opened. State dicts of others com
 from __future__ import annotations
 
 import pickle
+import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def read_pickle(path: Path) -> dict[str, Tensor]:
     """The state dict inside a file of torch.save, loaded with `weights_only`."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read raises
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = str(error).partition("GLOBAL ")[2].split(" ")[0]
         if not wanted:

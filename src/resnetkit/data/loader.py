@@ -40,7 +40,8 @@ class Batch:
 
 def stream(kind: int, seed: int, epoch: int) -> np.random.Philox:
     """A counter-based source of random bits, which can be entered anywhere (`advance`)."""
-    return np.random.Philox(key=np.array([(seed << 2) | kind, epoch], dtype=np.uint64))
+    low, high = ((seed << 2) | kind) % 2**64, (seed >> 62 << 63) | epoch  # a seed has up to 63 bits
+    return np.random.Philox(key=np.array([low, high], dtype=np.uint64))
 
 
 def order(seed: int, epoch: int, n: int) -> Indices:

@@ -196,12 +196,12 @@ def count(n: int, one: str, many: str) -> str:
     return f"{n:,} {one if n == 1 else many}"
 
 
-def name_bad(data: Data, bad: Mapping[int, str]) -> str:
-    """One sentence that names up to ten pictures that cannot be read, counts the others and says what to do."""
+def name_bad(data: Data, bad: Mapping[int, str], skip: str = 'set data.bad = "skip"') -> str:
+    """One sentence that names up to ten pictures that cannot be read, counts the others and says what to do.
+
+    skip   how the pictures are left out, where it was called
+    """
     named = [f"{data.pictures.name(index)} ({reason})" for index, reason in sorted(bad.items())[:SHOWN]]
     more = f" and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
     number, them = count(len(bad), "picture", "pictures"), "it" if len(bad) == 1 else "them"
-    return (
-        f"{data.spec}: {number} cannot be read: {'; '.join(named)}{more}; "
-        f'mend or remove {them}, or set data.bad = "skip"'
-    )
+    return f"{data.spec}: {number} cannot be read: {'; '.join(named)}{more}; mend or remove {them}, or {skip}"
