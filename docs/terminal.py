@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PICTURES, RUN = "runs/demo-pictures", "runs/digits"
 SESSION = (
     f"resnet train {PICTURES} --recipe digits --epochs 12 --out {RUN}",
-    f"resnet predict {RUN} {PICTURES}/val/7/0007.png {PICTURES}/val/3 --top 2",
+    f"resnet predict {RUN} {PICTURES}/val/7/0081.png {PICTURES}/val/3 --top 2",
 )
 LINES = 4  # of a command's output that are shown at most, but for the first one's
 
@@ -40,7 +41,8 @@ def main() -> None:
         shown = lines if number == 0 else lines[:LINES]
         for line in [*shown, *(["…"] if len(shown) < len(lines) else [])]:
             console.print(Text.from_ansi(line))
-    console.save_svg(str(ROOT / "docs" / "images" / "terminal.svg"), title="resnet")
+    drawing = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="resnet"), flags=re.DOTALL)  # no web fonts
+    (ROOT / "docs" / "images" / "terminal.svg").write_text(drawing, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ in fp32, so that precision settings of the training do not move it.
 from __future__ import annotations
 
 import html
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -25,7 +24,8 @@ from resnetkit.data.pictures import Data, name_bad
 from resnetkit.data.source import open_data
 from resnetkit.data.split import load_split
 from resnetkit.data.transforms import Preprocess
-from resnetkit.errors import UserError
+from resnetkit.errors import UserError, shown_name
+from resnetkit.runs import read_json
 from resnetkit.weights import ModelFile, model_path, open_model, place
 
 BINS = 15  # of the expected calibration error (arXiv 1706.04599)
@@ -102,10 +102,11 @@ class Result:
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{html.escape(row.name)}</td><td>{row.correct} of {row.n}</td><td>{100 * row.top1:.1f} %</td></tr>"
+            f"<tr><td>{html.escape(shown_name(row.name))}</td><td>{row.correct} of {row.n}</td>"
+            f"<td>{100 * row.top1:.1f} %</td></tr>"
             for row in self.per_class
         )
-        head = f"<p><b>{self}</b><br>{html.escape(self.protocol)}</p>"
+        head = f"<p><b>{self}</b><br>{html.escape(shown_name(self.protocol))}</p>"
         return f"{head}<table><tr><th>class</th><th>correct</th><th>recall</th></tr>{rows}</table>"
 
 
@@ -251,7 +252,7 @@ def as_trained(model: str | Path | ModelFile, data: str | Path | None) -> Data:
         if data is None:
             raise UserError("this model does not lie in a run folder: say which pictures to evaluate it on")
         return open_data(data)
-    own = str(json.loads((folder / "environment.json").read_text())["data"])
+    own = str(read_json(folder / "environment.json")["data"])
     found = open_data(own if data is None else data)
     same = data is None or os.path.realpath(data) == os.path.realpath(own)
     return load_split(found, folder / "split.csv") if same and (folder / "split.csv").exists() else found

@@ -68,12 +68,9 @@ def opening_lines(data: Data, audit: Audit, resolved: Resolved, environment: Env
     """What was found and decided, a sentence each."""
     recipe = resolved.recipe
     counts = ", ".join(f"{name} {len(indices):,}" for name, indices in data.splits.items())
-    used = data.used()
-    short = np.minimum(audit.width[used], audit.height[used])
-    long = np.maximum(audit.width[used], audit.height[used])
     return [
         f"{data.spec}: {len(data.classes)} classes; pictures: {counts}",
-        f"sizes {short.min()} to {long.max()} pixels, median shorter side {int(np.median(short))}",
+        sizes(data, audit),
         *data.notes,
         f"{resolved.arch.name}, {sum(p.numel() for p in network.parameters()):,} parameters; {resolved.preprocess}",
         f"recipe {recipe.name}: {recipe.schedule.epochs:g} epochs, {recipe.schedule.steps:,} steps of "
@@ -82,6 +79,16 @@ def opening_lines(data: Data, audit: Audit, resolved: Resolved, environment: Env
         parameter_groups(network, recipe.optim)[1],
         f"device {environment.device}, {environment.torch_threads} threads",
     ]
+
+
+def sizes(data: Data, audit: Audit) -> str:
+    """How large the pictures are."""
+    used = data.used()
+    short = np.minimum(audit.width[used], audit.height[used])
+    long = np.maximum(audit.width[used], audit.height[used])
+    if short.min() == long.max():
+        return f"all of {short.min()}x{short.min()} pixels"
+    return f"sides of {short.min()} to {long.max()} pixels, median shorter side {int(np.median(short))}"
 
 
 def assumed_line(given: ModelFile | None) -> tuple[str, ...]:
