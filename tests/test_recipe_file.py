@@ -262,7 +262,7 @@ def test_settings_that_hold_only_together_come_in_any_order() -> None:
         ("optim.lr", "--set optim.lr: write KEY=VALUE, such as optim.lr=0.05"),
         ("=3", "--set =3: write KEY=VALUE, such as optim.lr=0.05"),
         ("optim.lr=", 'optim.lr = "" in --set: must be a number > 0 or \"auto\"'),
-        ("optim.lr=fast", 'optim.lr = "fast" in --set: must be a number > 0 or \"auto\"'),
+        ("optim.lr=fast", 'optim.lr = "fast" in --set: must be a number > 0 or "auto"; did you mean \'auto\'?'),
         ("optim.lr=1\nx=2", 'optim.lr = "1\\nx=2" in --set: must be a number > 0 or \"auto\"'),
         ("optim.lr.x=1", 'optim.lr = {"x" = 1} in --set: must be a number > 0 or \"auto\"'),
         ("optm.lr=1", "optm: no such key in --set; did you mean 'optim'?"),

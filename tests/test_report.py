@@ -96,7 +96,7 @@ def make_data(k: int, n: int = 240, side: int = 8, classes: tuple[str, ...] | No
 
 
 def make_log(epochs: int, every: int = 1) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = []
+    lines = []
     for epoch in range(1, epochs + 1):
         score = {"split": "val", "n": 400, "correct": 4 * epoch, "top1": epoch / 100, "nll": 1.5}
         values = {"epoch": epoch, "step": epoch * 10, "train_loss": 2.0 / epoch, "train_top1": 0.5}
@@ -107,15 +107,15 @@ def make_log(epochs: int, every: int = 1) -> list[dict[str, Any]]:
 def make_run(folder: Path, result: Result, log: Any = None, notes: Sequence[str] = (), **rest: Any) -> Path:
     """A run folder as training leaves it, written by hand."""
     folder.mkdir(parents=True)
-    machine = {"device": "cpu (Some Processor)", "torch_threads": 2, "machine": "Linux, 2 cores"}
-    environment = {"command": "resnet train photos", "data": "/home/me/photos/", "weights": None} | machine
-    environment |= {"versions": {"resnetkit": "0.1.0", "torch": "2.13.0"}, "fingerprint": "ab" * 32}
-    environment |= {"derived": ["batch 64: 1,000 training pictures"], "notes": notes}
-    recipe = Recipe(model=Model(arch="resnet34"))
+    environment = {"device": "cpu (Some Processor)", "torch_threads": 2, "machine": "Linux, 2 cores"}
+    environment |= {"command": "resnet train photos", "data": "/home/me/photos/", "weights": None}
+    environment |= {"versions": {"torch": "2.13.0", "resnetkit": "0.1.0"}, "fingerprint": "ab" * 32, "notes": notes}
+    environment |= {"derived": ["batch 64: 1,000 training pictures"]}
     held = {"result": result.to_dict(), "split": "val", "problems": []} | rest
-    (folder / "recipe.json").write_text(json.dumps(to_dict(recipe)))
+    (folder / "recipe.json").write_text(json.dumps(to_dict(Recipe(model=Model(arch="resnet34")))))
     (folder / "environment.json").write_text(json.dumps(environment))
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log or make_log(6)))
+    lines = make_log(6) if log is None else log
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "result.json").write_text(json.dumps(held))
     return folder
 

@@ -38,7 +38,7 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         shown = self.error or ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.top)
-        return f"<p><code>{html.escape(shown_name(self.path))}</code>: {html.escape(shown)}</p>"
+        return f"<p><code>{html.escape(shown_name(self.path))}</code>: {html.escape(shown_name(shown))}</p>"
 
 
 class Classifier(ModelFile):
