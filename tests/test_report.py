@@ -109,7 +109,7 @@ def make_run(folder: Path, result: Result, log: Any = None, notes: Sequence[str]
     folder.mkdir(parents=True)
     environment = {"device": "cpu (Some Processor)", "torch_threads": 2, "machine": "Linux, 2 cores"}
     environment |= {"command": "resnet train photos", "data": "/home/me/photos/", "weights": None}
-    environment |= {"versions": {"torch": "2.13.0", "resnetkit": "0.1.0"}, "fingerprint": "ab" * 32, "notes": notes}
+    environment |= {"versions": {"resnetkit": "0.1.0", "torch": "2.13.0"}, "fingerprint": "ab" * 32, "notes": notes}
     environment |= {"derived": ["batch 64: 1,000 training pictures"]}
     held = {"result": result.to_dict(), "split": "val", "problems": []} | rest
     (folder / "recipe.json").write_text(json.dumps(to_dict(Recipe(model=Model(arch="resnet34")))))
