@@ -2,7 +2,8 @@
 
     python benchmarks/accuracy.py digits FOLDER --seeds 5          FOLDER from examples/demo_pictures.py
     python benchmarks/accuracy.py fashion-mnist fashion-mnist:DIR
-    python benchmarks/accuracy.py small FOLDER --name tiny-imagenet-10
+    python benchmarks/accuracy.py small FOLDER --name tiny-imagenet-10 --keep RUN
+    python benchmarks/accuracy.py finetune FOLDER --from RUN
 
 Every seed is a whole run of `resnetkit.train`: another start, another order, other crops. The score is that of the last
 weights on the test split where there is one, else on the validation split, which no choice of the run depends on.
@@ -26,10 +27,11 @@ from resnetkit.recipe_file import to_dict
 from resnetkit.runs import read_log, read_recipe
 
 
-def measure(recipe: Recipe, data: str, seed: int, folder: Path) -> dict[str, Any]:
+def measure(recipe: Recipe, data: str, weights: str | None, seed: int, folder: Path) -> dict[str, Any]:
     """One run."""
     begin = time.perf_counter()
-    finished = resnetkit.train(data, recipe=replace(recipe, run=replace(recipe.run, seed=seed)), out=folder)
+    seeded = replace(recipe, run=replace(recipe.run, seed=seed))
+    finished = resnetkit.train(data, recipe=seeded, weights=weights, out=folder)
     seconds = time.perf_counter() - begin
     result = finished.result
     return {
@@ -49,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", help="a shipped recipe")
     parser.add_argument("data", help="what `resnet train` takes")
+    parser.add_argument("--from", dest="weights", help="what training begins from")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--name", help="of the result; the recipe's")
     parser.add_argument("--keep", type=Path, help="keep the last run in this folder")
@@ -57,7 +60,7 @@ def main() -> None:
     recipe = resnetkit.recipes()[args.recipe]
     with tempfile.TemporaryDirectory() as scratch:
         folders = [Path(scratch) / str(seed) for seed in range(args.seeds)]
-        runs = [measure(recipe, args.data, seed, folder) for seed, folder in enumerate(folders)]
+        runs = [measure(recipe, args.data, args.weights, seed, folder) for seed, folder in enumerate(folders)]
         resolved = to_dict(read_recipe(folders[-1]))
         if args.keep:
             shutil.copytree(folders[-1], args.keep)

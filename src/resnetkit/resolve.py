@@ -14,6 +14,7 @@ from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError
 from resnetkit.model import Architecture
 from resnetkit.recipe import Recipe
+from resnetkit.recipe_file import from_dict, to_dict
 from resnetkit.weights import ModelFile, named_architecture
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -39,6 +40,7 @@ def resolve(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None)
     recipe = resolve_run(recipe, rules)
     arch = resolve_architecture(recipe, data, weights)
     recipe = replace(recipe, model=replace(recipe.model, arch=arch.name, shortcut=arch.shortcut))
+    recipe = from_dict(to_dict(recipe), where="the recipe")  # refuses what a resumed run would refuse
     return Resolved(recipe, arch, make_preprocess(recipe, data, audit, weights), tuple(rules))
 
 
@@ -47,13 +49,14 @@ def resolve_input(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile |
     spec, model, augment = recipe.data, recipe.model, recipe.augment
     if weights is not None:
         given = weights.preprocess
-        spec = replace(
-            spec,
-            size=given.size if spec.size == "auto" else spec.size,
-            channels=given.channels if spec.channels == "auto" else spec.channels,
-            crop=given.size / given.resize_to if spec.size == "auto" else spec.crop,
-        )
-        rules.append(f"input {spec.size} pixels, {spec.channels} channels: the weights' own")
+        if spec.channels not in ("auto", given.channels):
+            raise UserError(f"data.channels={spec.channels}: the weights take {given.channels}; leave it out")
+        if spec.channels == "auto":
+            spec = replace(spec, channels=given.channels)
+            rules.append(f"{given.channels} channels: the weights' own")
+        if spec.size == "auto":
+            spec = replace(spec, size=given.size, crop=given.size / given.resize_to)
+            rules.append(f"input {given.size} pixels: the weights' own")
     if spec.channels == "auto":
         spec = replace(spec, channels=1 if audit.all_grey else 3)
         rules.append(f"{spec.channels} channels: {'every picture is grey' if audit.all_grey else 'colour pictures'}")

@@ -37,12 +37,12 @@ def parse(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, Any] | 
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])
         tensors = safetensors.torch.load(data)
+        text = header.get("__metadata__", {}).get(KEY)
+        meta = None if text is None else dict(json.loads(text))
     except (ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
         raise UserError(f"{where}: not a safetensors file, or damaged ({error}); restore it from a copy") from None
-    text = header.get("__metadata__", {}).get(KEY)
-    if text is None:
+    if meta is None:
         return tensors, None
-    meta = json.loads(text)
     digest = str(meta.pop("sha256", ""))
     if hashlib.sha256(data.replace(digest.encode(), NO_DIGEST.encode(), 1)).hexdigest() != digest:
         raise UserError(f"{where}: damaged: its SHA-256 is not the one it was written with; restore it from a copy")
