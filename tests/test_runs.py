@@ -32,6 +32,7 @@ from resnetkit.runs import (
     read_json,
     read_log,
     read_recipe,
+    sweep,
     this_environment,
     write_beginning,
 )
@@ -82,8 +83,7 @@ def test_the_next_free_number(taken: list[str], expected: str, here: Path) -> No
 def test_a_run_is_called_after_its_pictures(data: str, stem: str, here: Path) -> None:
     folder = new_folder(None, data)
     assert folder == Path("runs") / f"{stem}-1"
-    folder.mkdir()
-    assert everything(here) == ["runs", f"runs/{stem}-1"]
+    assert everything(here) == []
 
 
 @settings(deadline=None)  # a busy machine is no failure
@@ -91,7 +91,8 @@ def test_a_run_is_called_after_its_pictures(data: str, stem: str, here: Path) ->
 def test_any_name_gives_a_folder_in_runs(tmp_path_factory: pytest.TempPathFactory, data: str) -> None:
     with contextlib.chdir(tmp_path_factory.mktemp("here")):
         folder = new_folder(None, data)
-        folder.mkdir()
+        with creating(folder):
+            pass
         assert [path.name for path in Path("runs").iterdir()] == [folder.name]
 
 
@@ -105,23 +106,27 @@ def test_what_exists_is_not_written_over(kind: str, here: Path) -> None:
         new_folder("mine", "photos")
 
 
-def test_folders_above_are_made(here: Path) -> None:
-    assert new_folder(here / "a" / "b" / "mine", "photos") == here / "a" / "b" / "mine"
-    assert everything(here) == ["a", "a/b"]
+def test_folders_above_are_made_with_the_run(here: Path) -> None:
+    folder = new_folder("a/b/mine", "photos")
+    assert (folder, everything(here)) == (Path("a/b/mine"), [])
+    with creating(folder):
+        pass
+    assert everything(here) == ["a", "a/b", "a/b/mine", "a/b/mine/checkpoints"]
 
 
-def test_no_folder_can_be_made_below_a_file(here: Path) -> None:
+@pytest.mark.parametrize("out", ["file/mine", "file/deeper/mine"])
+def test_no_run_lies_below_a_file(out: str, here: Path) -> None:
     (here / "file").write_text("x")
-    for out in ("file/mine", "file/deeper/mine"):
-        with pytest.raises(UserError, match="cannot be made .*choose another --out"):
-            new_folder(out, "photos")
+    with pytest.raises(UserError, match="file: is no folder; choose another --out"):
+        new_folder(out, "photos")
 
 
-def test_a_read_only_place_is_noticed_at_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("out", ["mine", "deeper/mine", None])
+def test_a_read_only_place_is_noticed_at_once(out: str | None, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:  # permissions do not hold for root, whom a container may run as
-        patch.setattr(os, "access", lambda path, _mode: Path(path) != here)
+        patch.setattr(os, "access", lambda path, _mode: Path(path).resolve() != here.resolve())
         with pytest.raises(UserError, match="cannot be written; choose another --out"):
-            new_folder(here / "mine", "photos")
+            new_folder(out, "photos")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not hold for root")
@@ -146,9 +151,13 @@ def test_a_run_appears_when_all_of_it_is_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [KeyError("x"), UserError("no"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
 def test_a_failure_leaves_nothing_behind(error: BaseException, tmp_path: Path) -> None:
-    with pytest.raises(type(error)) as failure, creating(tmp_path / "mine") as part:
-        (part / "checkpoints" / "step").write_text("x")
-        raise error
+    def fail() -> None:
+        with creating(tmp_path / "mine") as part:
+            (part / "checkpoints" / "step").write_text("x")
+            raise error
+
+    with pytest.raises(type(error)) as failure:
+        fail()
     assert failure.value is error
     assert everything(tmp_path) == []
 
@@ -163,10 +172,10 @@ def test_a_disk_without_room_is_the_users_to_mend(tmp_path: Path) -> None:
 
 
 def test_a_run_that_appeared_meanwhile_stays_as_it_is(tmp_path: Path) -> None:
+    theirs = tmp_path / "mine" / "checkpoints"
     with pytest.raises(UserError, match="mine: cannot be written"), creating(tmp_path / "mine"):
-        (tmp_path / "mine").mkdir()
-        (tmp_path / "mine" / "recipe.json").write_text("theirs")
-    assert everything(tmp_path) == ["mine", "mine/recipe.json"]
+        theirs.mkdir(parents=True)
+    assert everything(tmp_path) == ["mine", "mine/checkpoints"]
 
 
 # One process at a time
@@ -214,6 +223,15 @@ def test_runs_are_held_one_by_one(tmp_path: Path) -> None:
 def test_a_run_that_is_gone_cannot_be_held(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="gone: cannot be written"), locked(tmp_path / "gone"):
         pass
+
+
+def test_half_written_files_are_swept_away(tmp_path: Path) -> None:
+    kept = ["checkpoints", "checkpoints/step-000000004.safetensors", "log.jsonl", "notes.part"]
+    (tmp_path / "checkpoints").mkdir()
+    for name in (*kept[1:], ".recipe.json.77.part", "checkpoints/.step-000000008.safetensors.77.part"):
+        (tmp_path / name).write_text("x")
+    sweep(tmp_path)
+    assert everything(tmp_path) == kept
 
 
 # What is written is what is read
