@@ -6,8 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from resnetkit import cli
+
+settings.register_profile("resnetkit", deadline=None)  # no test measures time; machines are busy
+settings.load_profile("resnetkit")
 
 
 @pytest.fixture(scope="session")
