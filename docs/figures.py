@@ -57,6 +57,7 @@ def accuracy() -> str:
         "digits": "scikit-learn's digits, 8x8, `digits` (ResNet-20)",
         "fashion-mnist": "Fashion-MNIST, 28x28, `fashion-mnist` (ResNet-20)",
         "tiny-imagenet-10": "ten classes of Tiny ImageNet, 64x64, 500 pictures each, `small` (ResNet-18)",
+        "finetune": "ten other classes of it, from that network, `finetune`",
     }
     rows = ["| pictures, recipe | top-1 on held-out pictures | time | file |", "|---|---|---|---|"]
     for name, what in named.items():

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from resnetkit.data.folder import load_folder
@@ -83,7 +83,6 @@ def test_a_test_part_without_labels_is_left_out(tmp_path: Path) -> None:
     assert data.notes == ("left out 2 files of test, which has no class folders, such as test/7.jpg",)
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(names=st.lists(st.binary(min_size=1, max_size=12), min_size=1, max_size=8, unique=True))
 def test_any_name_works_and_order_is_that_of_the_bytes(
     tmp_path_factory: pytest.TempPathFactory, names: list[bytes]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, SequentialLR
 
 from resnetkit.model import ResNet, architecture
 from resnetkit.optim import Averaged, freeze_backbone, learning_rate, make_sgd, parameter_groups, train_mode
@@ -38,6 +38,20 @@ def test_steps_are_torchs() -> None:
     schedule = Schedule(decay="step", milestones=(0.5, 0.75), gamma=0.1)
     ours = [learning_rate(schedule, 0.1, step, STEPS, 0) for step in range(STEPS)]
     assert ours == pytest.approx(of_torch(MultiStepLR, milestones=[30, 45], gamma=0.1))
+
+
+@pytest.mark.parametrize("start", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("warmup", [1, 2, 7, 59])
+def test_a_warm_up_before_the_cosine_is_torchs(warmup: int, start: float) -> None:
+    """torch's LinearLR begins at its start_factor, ours one step further, so that no step is lost on a rate of zero."""
+    sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    first = LinearLR(sgd, start_factor=start + (1 - start) / warmup, total_iters=max(1, warmup - 1))
+    plan = SequentialLR(sgd, [first, CosineAnnealingLR(sgd, T_max=STEPS - warmup)], milestones=[warmup])
+    for step in range(STEPS):
+        rate = learning_rate(Schedule(warmup_start=start), 0.1, step, STEPS, warmup)
+        assert rate == pytest.approx(sgd.param_groups[0]["lr"], abs=1e-12), step
+        sgd.step()
+        plan.step()
 
 
 def test_the_papers_schedule() -> None:
@@ -91,7 +105,11 @@ def test_every_parameter_is_in_one_group(decay_all: bool) -> None:
     assert sorted(members) == sorted(id(p) for p in network.parameters())
     sizes = {group["weight_decay"]: len(group["params"]) for group in groups}  # type: ignore[arg-type]
     assert sizes == ({1e-4: 59} if decay_all else {1e-4: 20, 0.0: 39})
-    assert line.startswith(f"weight decay: {sizes[1e-4]} tensors, ")
+    # 269,722 parameters (Sec. 4.2: 0.27 M); 2 x (7 x 16 + 6 x 32 + 6 x 64) in batch norms and 1000 biases are not decayed
+    values = sum(p.numel() for p in network.parameters())
+    plain = 0 if decay_all else 2 * (7 * 16 + 6 * 32 + 6 * 64) + 1000
+    none = f"none: {len(members) - sizes[1e-4]} tensors, {plain:,} values"
+    assert line == f"weight decay: {sizes[1e-4]} tensors, {values - plain:,} values; {none}"
 
 
 def test_the_average_is_its_formula() -> None:

@@ -240,6 +240,7 @@ def test_load_gives_a_classifier(where: str, model: Path, tmp_path: Path) -> Non
     path = picture(tmp_path / "a.png")
     assert classifier.predict([path], top=2) == list(predict(model, [str(path)], top=2))
     assert len(classifier.predict([path])[0].top) == 5
+    assert classifier.predict(str(path)) == classifier.predict(path) == classifier.predict([path])
 
 
 def test_a_network_in_training_mode_answers_as_in_evaluation(model: Path, tmp_path: Path) -> None:

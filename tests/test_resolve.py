@@ -263,8 +263,8 @@ def test_weights_bring_their_own_input_and_network(preprocess: Preprocess) -> No
     assert (recipe.data.size, recipe.data.channels) == (preprocess.size, preprocess.channels)
     assert (recipe.model.arch, recipe.model.shortcut, recipe.model.stem_stride) == ("resnet8-cifar", "B", 2)
     assert [key for key, value in leaves(recipe) if value == "auto"] == []
-    own = {f"input {preprocess.size} pixels: the weights' own", f"{preprocess.channels} channels: the weights' own"}
-    assert own <= set(resolved.rules)
+    named = f"resnet8-cifar, {preprocess.channels} channels: the weights' own"
+    assert {f"input {preprocess.size} pixels: the weights' own", named} <= set(resolved.rules)
 
 
 def test_a_size_of_ones_own_for_the_weights_of_others() -> None:
@@ -283,8 +283,10 @@ def test_the_weights_architecture_may_be_named(arch: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("model.arch=resnet18", "model.arch='resnet18': the weights are those of resnet8-cifar; leave it out"),
-        ("data.channels=3", "data.channels=3: the weights take 1; leave it out"),
+        ("model.arch=resnet18", "model.arch=resnet18: the weights have resnet8-cifar; leave it out"),
+        ("model.shortcut=B", "model.shortcut=B: the weights have A; leave it out"),
+        ("model.stem_stride=4", "model.stem_stride=4: the weights have 1; leave it out"),
+        ("data.channels=3", "data.channels=3: the weights have 1; leave it out"),
     ],
 )
 def test_what_the_weights_cannot_be(setting: str, message: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from resnetkit.data.pictures import Data, Files
@@ -86,7 +86,6 @@ def test_a_run_is_called_after_its_pictures(data: str, stem: str, here: Path) ->
     assert everything(here) == []
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.binary(max_size=40).map(lambda name: os.fsdecode(name.replace(b"\0", b"0"))))
 def test_any_name_gives_a_folder_in_runs(tmp_path_factory: pytest.TempPathFactory, data: str) -> None:
     with contextlib.chdir(tmp_path_factory.mktemp("here")):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -56,7 +56,6 @@ cases = st.builds(
 )
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(cases)
 def test_every_picture_is_on_one_side_and_identical_ones_on_the_same(case: Case) -> None:
     _, divided, _ = case.split()
@@ -68,7 +67,6 @@ def test_every_picture_is_on_one_side_and_identical_ones_on_the_same(case: Case)
     assert not {contents[i] for i in train} & {contents[i] for i in val}
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(cases)
 def test_each_class_has_both_sides_where_its_pictures_allow(case: Case) -> None:
     _, divided, _ = case.split()
@@ -82,7 +80,6 @@ def test_each_class_has_both_sides_where_its_pictures_allow(case: Case) -> None:
         assert sides == [True, bool(pure) and len(contents) >= 2]
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=300), st.floats(0.01, 0.99), st.integers(0, 99))
 def test_different_pictures_are_stratified_to_the_picture(labels: list[int], share: float, seed: int) -> None:
     data = split_training(pool(labels), share, seed, digests_of(list(range(len(labels)))))
@@ -91,7 +88,6 @@ def test_different_pictures_are_stratified_to_the_picture(labels: list[int], sha
         assert counts[label] == (min(max(round(share * total), 1), total - 1) if total > 1 else 0)
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(cases, st.randoms())
 def test_neither_order_nor_names_matter(case: Case, random) -> None:  # type: ignore[no-untyped-def]
     def kept(found: Case) -> set[bytes]:
@@ -148,7 +144,6 @@ def test_no_share(share: float) -> None:
 file_names = st.binary(min_size=1, max_size=20).map(lambda name: os.fsdecode(name.replace(b"\0", b"0")))
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(file_names, min_size=4, max_size=8, unique=True))
 def test_the_file_gives_the_same_split_back(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
     folder = tmp_path_factory.mktemp("split")

@@ -87,12 +87,31 @@ def test_the_digest_is_that_of_the_documentation() -> None:
     assert hashlib.sha256(FILE.replace(digest.encode(), b"0" * 64)).hexdigest() == digest
 
 
+@pytest.mark.parametrize("name", ["0" * 64, "0" * 200, '"sha256": "' + "0" * 64 + '"'])
+def test_a_class_may_be_called_as_the_place_of_the_digest(name: str) -> None:
+    meta = {"classes": [name], name: 1}
+    assert tensorfile.parse(tensorfile.dump(TENSORS, meta), "m.safetensors")[1] == meta
+
+
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
 def test_files_of_others_have_no_metadata_of_ours(metadata: dict[str, str] | None, tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "other.safetensors", metadata=metadata)
     tensors, meta = tensorfile.read(tmp_path / "other.safetensors")
     assert meta is None
     assert isinstance(tensors["b"], Tensor)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "damaged"),
+    [
+        (None, False),  # safetensors reads it as none at all
+        ({"resnetkit": "[]"}, True),
+        ({"resnetkit": '{"sha256": "\\ud800"}'}, True),
+    ],
+)
+def test_metadata_that_we_would_not_write(metadata: object, damaged: bool) -> None:
+    header = json.dumps({"__metadata__": metadata, "a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    assert parsed(len(header).to_bytes(8, "little") + header + b"\7") is (DAMAGED if damaged else None)
 
 
 @pytest.mark.parametrize(("name", "message"), [("nowhere", "no such file"), ("folder", "cannot be read")])

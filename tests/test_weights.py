@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -15,7 +19,16 @@ from resnetkit import tensorfile
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError
 from resnetkit.model import ResNet, architecture
-from resnetkit.weights import ModelFile, dump_model, import_weights, open_model, read_state_dict, save_model
+from resnetkit.weights import (
+    ModelFile,
+    check_fit,
+    dump_model,
+    import_weights,
+    open_model,
+    place,
+    read_state_dict,
+    save_model,
+)
 
 ARCH = architecture("resnet8-cifar", classes=2)
 PREPROCESS = Preprocess(32, "shorter", 36, "bicubic", 3, "RGB", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), exif=False)
@@ -47,6 +60,8 @@ def test_a_model_comes_back_from_its_file_and_from_its_run(tmp_path: Path) -> No
 def test_equal_models_are_equal_bytes() -> None:
     assert dump_model(model(1)) == dump_model(model(1))
     assert dump_model(model(1)) != dump_model(model(2))
+    last = replace(model(1), network=place(network(1), torch.device("cpu"), channels_last=True))
+    assert dump_model(model(1)) == dump_model(last)
 
 
 def test_what_is_no_model_is_named(tmp_path: Path) -> None:
@@ -127,11 +142,67 @@ def test_what_torch_did_not_save_is_named(content: bytes, tmp_path: Path) -> Non
         read_state_dict(tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.zeros(2)], ids=["list", "numbers", "tensor"])
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.zeros(2), {0: torch.zeros(2)}])
 def test_what_is_no_state_dict_is_named(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(UserError, match="holds no state dict"):
         read_state_dict(tmp_path / "w.pth")
+
+
+def saved(zipped: bool) -> bytes:
+    file = io.BytesIO()
+    torch.save({"state_dict": {"a": torch.arange(3.0)}}, file, _use_new_zipfile_serialization=zipped)
+    return file.getvalue()
+
+
+intact = st.sampled_from([saved(zipped=True), saved(zipped=False)])
+damaged = st.one_of(
+    st.binary(max_size=40).map(lambda tail: b"\x80\x02" + tail),  # begins as a pickle does
+    st.builds(lambda data, share: data[: int(share * len(data))], intact, st.floats(0, 1)),
+    st.builds(
+        lambda data, share, byte: data[: int(share * len(data))] + bytes([byte]) + data[int(share * len(data)) + 1 :],
+        intact,
+        st.floats(0, 1),
+        st.integers(0, 255),
+    ),
+)
+
+
+@given(damaged)
+def test_damage_ends_in_a_sentence_or_in_tensors(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    """A pickle holds no digest, so a changed value may pass, but nothing ends in a traceback."""
+    path = tmp_path_factory.mktemp("damaged") / "w.pth"
+    path.write_bytes(data)
+    said, found = "", {}
+    try:
+        found = read_state_dict(path)
+    except UserError as error:
+        said = str(error)
+    assert said == "" or (said.startswith(f"{path}: ") and "\n" not in said)
+    assert all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in found.items())
+
+
+def fits(tensors: dict[str, Tensor]) -> bool:
+    try:
+        check_fit(network(), tensors, "w.pth")
+    except UserError:
+        return False
+    return True
+
+
+def test_what_fits_is_what_torch_loads_strictly() -> None:
+    """Each tensor in turn left out, in another shape, and under another name."""
+    whole = network().state_dict()
+    for name, tensor in whole.items():
+        rest = {key: value for key, value in whole.items() if key != name}
+        for tensors in (rest, {**whole, name: torch.ones(2, *tensor.shape, 2)}, {**rest, f"{name}_": tensor}):
+            try:
+                network().load_state_dict(tensors, strict=True)
+            except RuntimeError:
+                assert not fits(tensors), name
+            else:
+                assert fits(tensors), name
+    assert fits(whole)
 
 
 def test_every_mismatch_is_listed(tmp_path: Path) -> None:

@@ -44,9 +44,9 @@ class Prediction:
 class Classifier(ModelFile):
     """A loaded model: `.network`, `.classes`, `.preprocess`, and `.predict`."""
 
-    def predict(self, paths: Iterable[str | Path], *, top: int = 5) -> list[Prediction]:
+    def predict(self, paths: str | Path | Iterable[str | Path], *, top: int = 5) -> list[Prediction]:
         """Answers for pictures and folders of pictures, in order."""
-        return list(predict(self, paths, top=top))
+        return list(predict(self, [paths] if isinstance(paths, str | Path) else paths, top=top))
 
 
 def load(model: str | Path) -> Classifier:

@@ -46,17 +46,9 @@ def resolve(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None)
 
 def resolve_input(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None, rules: list[str]) -> Recipe:
     """Channels, size, stem and crop."""
-    spec, model, augment = recipe.data, recipe.model, recipe.augment
     if weights is not None:
-        given = weights.preprocess
-        if spec.channels not in ("auto", given.channels):
-            raise UserError(f"data.channels={spec.channels}: the weights take {given.channels}; leave it out")
-        if spec.channels == "auto":
-            spec = replace(spec, channels=given.channels)
-            rules.append(f"{given.channels} channels: the weights' own")
-        if spec.size == "auto":
-            spec = replace(spec, size=given.size, crop=given.size / given.resize_to)
-            rules.append(f"input {given.size} pixels: the weights' own")
+        recipe = take_over(recipe, weights, rules)
+    spec, model, augment = recipe.data, recipe.model, recipe.augment
     if spec.channels == "auto":
         spec = replace(spec, channels=1 if audit.all_grey else 3)
         rules.append(f"{spec.channels} channels: {'every picture is grey' if audit.all_grey else 'colour pictures'}")
@@ -68,23 +60,43 @@ def resolve_input(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile |
         rules.append(f"input {size} pixels: the median shorter side is {median}")
     assert not isinstance(spec.size, str)
     if model.stem_stride == "auto":
-        cifar = model.arch.endswith("-cifar")
-        stride = (
-            weights.network.arch.stem_stride
-            if weights
-            else 1
-            if cifar or spec.size <= 40
-            else 2
-            if spec.size <= 112
-            else 4
-        )
-        model = replace(model, stem_stride=stride)
-        if not cifar and weights is None:
-            rules.append(f"stem stride {stride}: follows from the input size")
+        small = model.arch.endswith("-cifar") or spec.size <= 40
+        model = replace(model, stem_stride=1 if small else 2 if spec.size <= 112 else 4)
+        rules.append(f"stem stride {model.stem_stride}: follows from the input size and the architecture")
     if augment.crop == "auto":
         augment = replace(augment, crop="pad" if spec.size <= 40 else "resized")
         rules.append(f"crop {augment.crop!r}: follows from the input size")
     return replace(recipe, data=spec, model=model, augment=augment)
+
+
+def take_over(recipe: Recipe, weights: ModelFile, rules: list[str]) -> Recipe:
+    """What weights decide: the architecture, the channels, and the size where the recipe leaves it open.
+
+    Raises UserError for a wish that contradicts them.
+    """
+    given, own = weights.preprocess, weights.network.arch
+    spec, model = recipe.data, recipe.model
+    for key, wish, has in (
+        ("model.arch", model.arch, own.name),
+        ("model.shortcut", model.shortcut, own.shortcut),
+        ("model.stem_stride", model.stem_stride, own.stem_stride),
+        ("data.channels", spec.channels, given.channels),
+    ):
+        if wish not in ("auto", has):
+            raise UserError(f"{key}={wish}: the weights have {has}; leave it out")
+    if spec.size == "auto":
+        spec = replace(spec, size=given.size, resize=given.resize, crop=given.size / given.resize_to)
+        rules.append(f"input {given.size} pixels: the weights' own")
+    rules.append(f"{own.name}, {given.channels} channels: the weights' own")
+    model = replace(
+        model,
+        arch=own.name,
+        shortcut=own.shortcut,
+        stride=own.stride,
+        stem_stride=own.stem_stride,
+        zero_gamma=own.zero_gamma,
+    )
+    return replace(recipe, data=replace(spec, channels=given.channels), model=model)
 
 
 def resolve_length(recipe: Recipe, pictures: int, rules: list[str]) -> Recipe:
@@ -145,10 +157,7 @@ def bf16_is_native(device: str) -> bool:
 def resolve_architecture(recipe: Recipe, data: Data, weights: ModelFile | None) -> Architecture:
     """The network that is trained: the recipe's, or that of the weights with as many classes as the data have."""
     if weights is not None:
-        own = weights.network.arch
-        if recipe.model.arch not in ("auto", own.name):
-            raise UserError(f"model.arch={recipe.model.arch!r}: the weights are those of {own.name}; leave it out")
-        return replace(own, classes=len(data.classes))
+        return replace(weights.network.arch, classes=len(data.classes))
     model = recipe.model
     return named_architecture(
         "resnet18" if model.arch == "auto" else model.arch,

@@ -181,7 +181,12 @@ def read_recipe(folder: Path) -> Recipe:
 def read_environment(folder: Path) -> Environment:
     """The environment in which a run was begun."""
     values = read_json(folder / "environment.json")
-    return Environment(**{**values, "derived": tuple(values["derived"]), "notes": tuple(values["notes"])})
+    try:
+        return Environment(**{**values, "derived": tuple(values["derived"]), "notes": tuple(values["notes"])})
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / 'environment.json'}: of another version of resnetkit, or damaged ({error})"
+        ) from None
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -28,7 +28,12 @@ def dump(tensors: dict[str, Tensor], meta: dict[str, Any]) -> bytes:
     text = json.dumps({"sha256": NO_DIGEST, **meta}, sort_keys=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(plain, metadata={KEY: text})
-    return data.replace(NO_DIGEST.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
+    return data.replace(entry(NO_DIGEST), entry(hashlib.sha256(data).hexdigest()), 1)
+
+
+def entry(digest: str) -> bytes:
+    """The digest with its key, as they stand in the file: JSON in a string of JSON. A class may be called 000…"""
+    return rf"\"sha256\": \"{digest}\"".encode("utf-8", "surrogatepass")
 
 
 def parse(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
@@ -37,14 +42,14 @@ def parse(data: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, Any] | 
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])
         tensors = safetensors.torch.load(data)
-        text = header.get("__metadata__", {}).get(KEY)
+        text = (header.get("__metadata__") or {}).get(KEY)
         meta = None if text is None else dict(json.loads(text))
     except (ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
         raise UserError(f"{where}: not a safetensors file, or damaged ({error}); restore it from a copy") from None
     if meta is None:
         return tensors, None
     digest = str(meta.pop("sha256", ""))
-    if hashlib.sha256(data.replace(digest.encode(), NO_DIGEST.encode(), 1)).hexdigest() != digest:
+    if hashlib.sha256(data.replace(entry(digest), entry(NO_DIGEST), 1)).hexdigest() != digest:
         raise UserError(f"{where}: damaged: its SHA-256 is not the one it was written with; restore it from a copy")
     return tensors, meta
 
