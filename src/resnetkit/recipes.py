@@ -32,8 +32,8 @@ def finetune() -> Recipe:
 
         resnet train photos/ --from weights.safetensors
 
-    The default with `--from`. The dense layer starts anew unless the classes are the same ones. Measured on ten classes of
-    Tiny ImageNet, from the network that `small` made of ten others.
+    The default with `--from`. The dense layer starts anew unless the classes are the same ones. Measured on ten classes
+    of Tiny ImageNet, from the network that `small` made of ten others.
     Result: results/finetune.json
     68.20 % (341 of 500; 95 % interval 63.99 to 72.13); 11 min a run on 2 cores of an AMD EPYC.
     """
