@@ -43,10 +43,25 @@ def test_cutmix_counts_its_pixels(seed: int, alpha: float) -> None:
     torch.testing.assert_close(BATCH, torch.arange(4.0)[:, None, None, None].expand(4, 3, 12, 10))
 
 
-def test_cutmix_takes_the_area_that_was_drawn() -> None:
-    """Around the middle nothing is cut off at the border: half of each side, a quarter of the area."""
-    _, share = cut(torch.zeros(2, 3, 32, 32), 0.75, 0.5, 0.5)
-    assert share == 0.75
+@pytest.mark.parametrize(
+    ("share", "across", "down", "rows", "columns"),
+    [
+        (0.75, 0.5, 0.5, (8, 24), (4, 12)),  # a quarter of the area is half of each side
+        (0.75, 0.0, 0.999, (23, 32), (0, 4)),  # what would lie outside is cut off
+        (0.75, 0.999, 0.0, (0, 8), (11, 16)),
+        (0.0, 0.5, 0.5, (0, 32), (0, 16)),
+        (1.0, 0.5, 0.5, (0, 0), (0, 0)),
+    ],
+)
+def test_the_box_has_the_area_that_was_drawn_and_ends_at_the_border(
+    share: float, across: float, down: float, rows: tuple[int, int], columns: tuple[int, int]
+) -> None:
+    expected = np.zeros((32, 16))
+    expected[slice(*rows), slice(*columns)] = 1
+    x, left = cut(torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, 3, 32, 16), share, across, down)
+    np.testing.assert_array_equal(x[0], np.stack([expected] * 3))
+    np.testing.assert_array_equal(x[1], 1 - np.stack([expected] * 3))
+    assert left == pytest.approx(1 - expected.mean())
 
 
 def test_with_both_on_each_takes_about_half_of_the_batches() -> None:

@@ -49,8 +49,8 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 def test_a_model_comes_back_from_its_file_and_from_its_run(tmp_path: Path) -> None:
     save_model(model(), tmp_path / "model.safetensors")
-    for place in (tmp_path, tmp_path / "model.safetensors"):
-        opened = open_model(place)
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        opened = open_model(path)
         assert same(opened.network.state_dict(), network().state_dict())
         assert (opened.network.arch, opened.network.training) == (ARCH, False)
         assert (opened.classes, opened.preprocess) == (("cat", "chien 犬"), PREPROCESS)
