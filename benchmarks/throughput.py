@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from common import write
 from resnetkit import checkpoint
-from resnetkit.data.audit import Audit, audit_pictures
+from resnetkit.data.audit import audit
 from resnetkit.data.loader import default_threads, training_batches
 from resnetkit.data.pictures import Data, Files
 from resnetkit.loop import Loop, determinism
@@ -153,11 +153,10 @@ def our_side(paths: list[Path], labels: list[int], case: Case, network: str, pre
         schedule=Schedule(steps=1_000_000, warmup_steps=0),
         run=Run(precision=precision),
     )
-    records = list(audit_pictures(data, exif=True, channels=3, threads=default_threads()))
-    audit = Audit.collect(len(data), records)
-    resolved = resolve(recipe, data, audit, None)
+    seen = audit(data, threads=default_threads())
+    resolved = resolve(recipe, data, seen, None)
     (folder / checkpoint.FOLDER).mkdir(parents=True)
-    return make_loop(folder, resolved, data, audit)
+    return make_loop(folder, resolved, data, seen)
 
 
 def block_of(steps: Iterator[None], case: Case) -> Callable[[], float]:

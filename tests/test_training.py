@@ -286,3 +286,16 @@ def test_bad_pictures_stop_before_training_or_are_left_out(pictures: Path, tmp_p
     assert unreadable["count"] == 2
     assert [example.split(":")[0] for example in unreadable["examples"]] == ["blue/notes.jpg", "red/3.png"]
     assert "notes.jpg" in finished.report.read_text()
+
+
+def test_what_had_to_be_assumed_of_weights_is_said(pictures: Path, tmp_path: Path) -> None:
+    """A state dict tells nothing of the pictures it was made for."""
+    torch.manual_seed(0)
+    network = resnetkit.ResNet(resnetkit.architecture("resnet8-cifar"))
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    recipe = with_settings(shipped("finetune"), ["model.arch=resnet8-cifar", "schedule.epochs=1"])
+    events = list(training(pictures, recipe=recipe, weights=tmp_path / "weights.pth", out=tmp_path / "run"))
+    (found,) = [event for event in events if isinstance(event, Found)]
+    (said,) = [line for line in found.lines if "assumed" in line]
+    assert "shorter side 32 bilinear" in said
+    assert said in runs.read_environment(tmp_path / "run").derived

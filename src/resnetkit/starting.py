@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from resnetkit.data.audit import Audit
-from resnetkit.data.pictures import Data
+from resnetkit.data.pictures import Data, count
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError
 from resnetkit.loop import State
@@ -73,9 +73,9 @@ def opening_lines(data: Data, audit: Audit, resolved: Resolved, environment: Env
         sizes(data, audit),
         *data.notes,
         f"{resolved.arch.name}, {sum(p.numel() for p in network.parameters()):,} parameters; {resolved.preprocess}",
-        f"recipe {recipe.name}: {recipe.schedule.epochs:g} epochs, {recipe.schedule.steps:,} steps of "
+        f"recipe {recipe.name}: {recipe.schedule.epochs:g} epochs in {count(recipe.schedule.steps, 'step', 'steps')} of "
         f"{recipe.optim.batch}, learning rate {recipe.optim.lr:g}, {recipe.run.precision}",
-        *resolved.rules,
+        *environment.derived,
         parameter_groups(network, recipe.optim)[1],
         f"device {environment.device}, {environment.torch_threads} threads",
     ]
