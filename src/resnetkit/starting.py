@@ -67,14 +67,15 @@ def fill(state: State, given: ModelFile, *, same_head: bool) -> None:
 def opening_lines(data: Data, audit: Audit, resolved: Resolved, environment: Environment, network: ResNet) -> list[str]:
     """What was found and decided, a sentence each."""
     recipe = resolved.recipe
+    steps = count(recipe.schedule.steps, "step", "steps")
     counts = ", ".join(f"{name} {len(indices):,}" for name, indices in data.splits.items())
     return [
         f"{data.spec}: {len(data.classes)} classes; pictures: {counts}",
         sizes(data, audit),
         *data.notes,
         f"{resolved.arch.name}, {sum(p.numel() for p in network.parameters()):,} parameters; {resolved.preprocess}",
-        f"recipe {recipe.name}: {recipe.schedule.epochs:g} epochs in {count(recipe.schedule.steps, 'step', 'steps')} of "
-        f"{recipe.optim.batch}, learning rate {recipe.optim.lr:g}, {recipe.run.precision}",
+        f"recipe {recipe.name}: {recipe.schedule.epochs:g} epochs in {steps} of {recipe.optim.batch}, "
+        f"learning rate {recipe.optim.lr:g}, {recipe.run.precision}",
         *environment.derived,
         parameter_groups(network, recipe.optim)[1],
         f"device {environment.device}, {environment.torch_threads} threads",
