@@ -70,7 +70,7 @@ def fashion_mnist() -> Recipe:
         resnet train fashion-mnist:DIR --recipe fashion-mnist
 
     Result: results/fashion-mnist.json
-    93.98 % (9,398 of 10,000; 95 % interval 93.50 to 94.43); 11 min a run on 2 cores of an AMD EPYC.
+    94.19 % (mean of 3 seeds, sd 0.23); 11 min a run on 2 cores of an AMD EPYC.
     """
     return Recipe(
         name="fashion-mnist",
