@@ -163,6 +163,29 @@ def test_it_learns_what_there_is_to_learn(pictures: Path, tmp_path: Path) -> Non
     assert red.answer == "red"
 
 
+def test_the_last_epoch_is_scored_and_may_be_the_best(pictures: Path, tmp_path: Path) -> None:
+    """Also when the evaluation interval does not fall on it."""
+    run = tmp_path / "run"
+    resnetkit.train(pictures, recipe=tiny("schedule.epochs=8", "run.eval_epochs=100"), out=run)
+    scored = [line for line in runs.read_log(run) if line["score"]]
+    assert [line["epoch"] for line in scored] == [8]
+    best = open_model(run / "checkpoints" / "best.safetensors")
+    assert best.metrics["step"] == 32
+    assert best.metrics["top1"] == scored[0]["score"]["top1"]
+
+
+def test_input_that_is_refused_leaves_nothing_behind(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the folder runs/ that the run would have been made in."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="nowhere"):
+        resnetkit.train("nowhere")
+    with pytest.raises(UserError, match="resnet51"):
+        resnetkit.train(pictures, recipe=tiny("model.arch=resnet51"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_finetuning_keeps_a_frozen_backbone(pictures: Path, tmp_path: Path) -> None:
     resnetkit.train(pictures, recipe=tiny(), out=tmp_path / "first")
     fewer = tmp_path / "two"
