@@ -14,29 +14,13 @@ import torch
 from PIL import Image
 
 from resnetkit import cli, evaluation, prediction, training
-from resnetkit.evaluation import ClassScore, Result
+from resnetkit.evaluation import Result
 from resnetkit.events import Evaluating, Event, Finished, Found, Stopped
 from resnetkit.model import ResNet, architecture
 from resnetkit.prediction import Prediction
 from resnetkit.recipe_file import load
 from resnetkit.recipes import recipes, shipped
-
-RESULT = Result(
-    n=3,
-    correct=2,
-    top1=2 / 3,
-    top1_interval=(0.2, 0.9),
-    top5=None,
-    top5_interval=None,
-    balanced_accuracy=0.75,
-    nll=0.5,
-    ece=0.1,
-    per_class=(ClassScore("cat", 2, 1, 0.5, (0.1, 0.9)), ClassScore("dog", 1, 1, 1.0, (0.2, 1.0))),
-    confusion=((1, 1), (0, 1)),
-    mistakes=(),
-    bad={"broken.jpg": "cut short"},
-    protocol="photos, val",
-)
+from samples import RESULT
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, end: Event | Stopped, name: str = "training") -> list[Any]:

@@ -25,28 +25,14 @@ from resnetkit.errors import UserError
 from resnetkit.evaluation import ClassScore, Mistake, Result, evaluate, measure, score, wilson
 from resnetkit.model import ResNet, architecture
 from resnetkit.weights import ModelFile, save_model
+from samples import RESULT
 
 Table = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 PREPROCESS = Preprocess(8, "shorter", 8, "bilinear", 3, "RGB", (0.5,) * 3, (0.25,) * 3, True)
 SCIKIT = "needs scikit-learn, the extra 'demo'"
-BARE = Result(
-    n=3,
-    correct=2,
-    top1=2 / 3,
-    top1_interval=(0.2, 0.9),
-    top5=None,
-    top5_interval=None,
-    balanced_accuracy=0.75,
-    nll=0.5,
-    ece=0.1,
-    per_class=(ClassScore("cat", 2, 1, 0.5, (0.1, 0.9)), ClassScore("dog", 1, 1, 1.0, (0.2, 1.0))),
-    confusion=((1, 1), (0, 1)),
-    mistakes=(Mistake("a.jpg", "cat", "dog", 0.9),),
-    bad={"broken.jpg": "cut short"},
-    protocol="photos, val",
-)
+BARE = replace(RESULT, mistakes=(Mistake("a.jpg", "cat", "dog", 0.9),))
 
 
 def random_case(n: int, classes: int, seed: int, *, lacking: int = 0) -> tuple[Table, Labels]:

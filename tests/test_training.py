@@ -281,6 +281,21 @@ def test_a_run_in_use_is_refused(pictures: Path, tmp_path: Path) -> None:
     assert isinstance(resnetkit.resume(run), Finished)
 
 
+@pytest.mark.parametrize("spec", ["pictures", "cifar10:pictures"])
+def test_a_run_is_resumed_and_evaluated_from_any_folder(
+    spec: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        (tmp_path / "pictures" / split).symlink_to(pictures)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run_until(training(spec, recipe=tiny(), out="run"), 5)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    result = resnetkit.resume(tmp_path / "run").result
+    assert resnetkit.evaluate(tmp_path / "run").correct == result.correct
+
+
 def test_changed_pictures_are_refused(pictures: Path, tmp_path: Path) -> None:
     copy, run = tmp_path / "copy", tmp_path / "run"
     for picture in pictures.rglob("*.png"):

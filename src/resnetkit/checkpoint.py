@@ -27,6 +27,7 @@ def write(run: Path, step: int, tensors: Tensors, meta: dict[str, Any]) -> None:
 
 
 def path_of(run: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is; nine digits, so that names sort as steps do."""
     return run / FOLDER / f"step-{step:09d}.safetensors"
 
 

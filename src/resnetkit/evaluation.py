@@ -21,7 +21,7 @@ from torch import nn
 
 from resnetkit.data.loader import Reader, default_threads, evaluation_batches
 from resnetkit.data.pictures import Data, name_bad
-from resnetkit.data.source import open_data
+from resnetkit.data.source import absolute, open_data
 from resnetkit.data.split import load_split
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError, shown_name
@@ -254,5 +254,5 @@ def as_trained(model: str | Path | ModelFile, data: str | Path | None) -> Data:
         return open_data(data)
     own = str(read_json(folder / "environment.json")["data"])
     found = open_data(own if data is None else data)
-    same = data is None or os.path.realpath(data) == os.path.realpath(own)
+    same = data is None or os.path.realpath(absolute(data)) == os.path.realpath(own)
     return load_split(found, folder / "split.csv") if same and (folder / "split.csv").exists() else found

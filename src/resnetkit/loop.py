@@ -139,7 +139,7 @@ class Loop:
         clock = [time.monotonic()]
         with contextlib.closing(batches):
             for batch in batches:
-                rate = learning_rate(recipe.schedule, float(recipe.optim.lr), state.step, self.steps, self.warmup)
+                rate = self.rate(state.step)
                 loss = self.take_step(batch, epoch, rate)
                 state.step += 1
                 self.unread.append((state.step, loss))
@@ -155,11 +155,12 @@ class Loop:
                     self.save()
                     if stop:
                         raise Stopped(stop[0], self.folder, state.step)
-        self.look(learning_rate(recipe.schedule, float(recipe.optim.lr), state.step - 1, self.steps, self.warmup))
+        self.look(self.rate(state.step - 1))
 
-    @property
-    def warmup(self) -> int:
-        return int(self.recipe.schedule.warmup_steps)
+    def rate(self, step: int) -> float:
+        """The learning rate of step 0 … steps - 1."""
+        schedule = self.recipe.schedule
+        return learning_rate(schedule, float(self.recipe.optim.lr), step, self.steps, int(schedule.warmup_steps))
 
     def take_step(self, batch: Batch, epoch: int, rate: float) -> Tensor:
         """Forward and backward over the batch in parts, one step of SGD; returns the batch's mean loss, unread."""
@@ -228,7 +229,7 @@ class Loop:
             with runs.resumable(self.folder):
                 self.keep_best(found.top1)
         loss, correct, seen = state.sums.tolist()
-        rate = learning_rate(recipe.schedule, float(recipe.optim.lr), state.step - 1, self.steps, self.warmup)
+        rate = self.rate(state.step - 1)
         speed = steps * self.batch / max(seconds, 1e-9)
         line = EpochDone(epoch + 1, self.epochs, state.step, rate, loss / seen, correct / seen, seconds, speed, result)
         with runs.resumable(self.folder):

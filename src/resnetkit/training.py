@@ -6,7 +6,6 @@ score is that of pictures which decided nothing.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -21,7 +20,7 @@ from resnetkit.data.audit import Audit, Record, audit_pictures, fingerprint, req
 from resnetkit.data.loader import Reader, default_threads
 from resnetkit.data.pictures import Data, check_trainable
 from resnetkit.data.problems import problems
-from resnetkit.data.source import open_data
+from resnetkit.data.source import absolute, open_data
 from resnetkit.data.split import load_split, split_training
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError
@@ -86,7 +85,7 @@ def training(
     split = split_training(whole, recipe.data.val, recipe.run.seed, audit.digest)
     resolved = resolve(recipe, split, audit, given)
     environment = runs.this_environment(
-        os.path.abspath(data) if os.path.exists(data) else str(data),  # noqa: PTH100, PTH110 - may be "cifar10:DIR"
+        absolute(data),
         fingerprint(whole, audit),
         str(weights) if weights else None,
         torch.device(str(resolved.recipe.run.device)),

@@ -45,6 +45,17 @@ def open_data(spec: str | Path) -> Data:
         raise UserError(f"{text}: cannot be read ({error.strerror}); check the path and its permissions") from error
 
 
+def absolute(spec: str | Path) -> str:
+    """What `open_data` takes for the same pictures in any working folder."""
+    text = os.fspath(spec)
+    name, colon, where = text.partition(":")
+    if colon and name == "digits":
+        return text
+    if colon and name in SETS:
+        return f"{name}:{os.path.abspath(os.path.expanduser(where))}"  # noqa: PTH100, PTH111 - keeps bytes of names
+    return os.path.abspath(text)  # noqa: PTH100
+
+
 def load_set(name: str, where: str, spec: str) -> Data:
     """A named data set, from its own files or from folders of pictures."""
     folder = Path(where).expanduser()
