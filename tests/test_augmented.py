@@ -16,6 +16,7 @@ from PIL import Image, ImageEnhance
 import resnetkit.data.transforms as module
 from resnetkit.data.transforms import (
     BRIGHTNESS,
+    COLOUR,
     CONTRAST,
     CROP_LEFT,
     CROP_TOP,
@@ -73,6 +74,7 @@ AUGMENTS = [
     Augment(crop="pad"),
     Augment(crop="resized", jitter=0.4),
     Augment(crop="pad", pad=40, jitter=0.2, erase=1.0),
+    Augment(crop="scale", sides=(32, 50), colour=0.3),
 ]
 
 
@@ -100,7 +102,7 @@ def test_nothing_random_is_fit() -> None:
 
 
 def test_auto_has_to_be_resolved_before() -> None:
-    with pytest.raises(ValueError, match="choose from none, pad, resized"):
+    with pytest.raises(ValueError, match="choose from none, pad, resized, scale"):
         augmented(noise(32, 32), SMALL, Augment(crop="auto"), random_draws())
 
 
@@ -111,6 +113,8 @@ def test_each_slot_has_one_meaning() -> None:
         "flip": (replace(FIXED, flip=True), {FLIP}),
         "pad": (replace(FIXED, crop="pad"), {CROP_TOP, CROP_LEFT}),
         "resized": (replace(FIXED, crop="resized"), {CROP_TOP, CROP_LEFT, CROP_TRIES, CROP_TRIES + 1}),
+        "scale": (replace(FIXED, crop="scale", sides=(40, 60)), {CROP_TOP, CROP_LEFT, CROP_TRIES}),
+        "colour": (replace(FIXED, colour=2.0), {COLOUR, COLOUR + 1, COLOUR + 2}),
         "jitter": (replace(FIXED, jitter=0.9), {BRIGHTNESS, CONTRAST, SATURATION}),
         "erase": (replace(FIXED, erase=0.5), {ERASE, ERASE_TRIES, ERASE_TRIES + 1, ERASE_TOP, ERASE_LEFT}),
     }
@@ -219,7 +223,8 @@ def test_each_attempt_has_its_own_draws() -> None:
     assert (left, top) == (25, 25)
     assert CROP_TRIES + 2 * TRIES == BRIGHTNESS
     assert ERASE_TRIES + 2 * TRIES == ERASE_TOP
-    assert max(ERASE_TOP, ERASE_LEFT) == DRAWS - 1
+    assert max(ERASE_TOP, ERASE_LEFT) == COLOUR - 1
+    assert COLOUR + 3 == DRAWS
 
 
 @pytest.mark.parametrize("filter", ["bilinear", "bicubic", "box", "lanczos"])
@@ -281,12 +286,13 @@ def test_erase_happens_as_often_as_asked() -> None:
 
 
 def test_order_of_the_changes() -> None:
-    """Crop, mirror, colour, erase: the erased rectangle is neither mirrored nor brightened."""
+    """Crop, mirror, colour, jitter, erase: the erased rectangle is neither mirrored, coloured nor brightened."""
     picture = noise(32, 32)
     draws = random_draws(FLIP=0.0)
-    whole = Augment(crop="pad", flip=True, jitter=0.5, erase=1.0)
+    whole = Augment(crop="pad", flip=True, colour=0.5, jitter=0.5, erase=1.0)
     step = augmented(picture, SMALL, replace(FIXED, crop="pad"), draws)
     step = step[:, ::-1].copy()
+    step = augmented(step, SMALL, replace(FIXED, colour=0.5), draws)
     step = augmented(step, SMALL, replace(FIXED, jitter=0.5), draws)
     step = augmented(step, SMALL, replace(FIXED, erase=1.0), draws)
     np.testing.assert_array_equal(augmented(picture, SMALL, whole, draws), step)

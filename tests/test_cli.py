@@ -63,7 +63,8 @@ def test_nothing_escapes_the_tree() -> None:
     readers = {
         path.stem for path in source.rglob("*.py") if re.search(r"argparse|sys\.argv|import click", path.read_text())
     }
-    assert readers == {"cli", "cli_recipe", "shell", "runs"}  # runs writes down the command that was given
+    # runs writes down the command that was given
+    assert readers == {"cli", "cli_import", "cli_paper", "cli_recipe", "shell", "runs"}
 
 
 @pytest.mark.parametrize("path", [path for path, _ in commands(cli.root)])
@@ -104,7 +105,10 @@ def test_version(resnet: Callable[..., tuple[int, str, str]]) -> None:
     ("line", "message"),
     [
         ("trian photos", "no such command 'trian'; did you mean 'train'? (see: resnet --help)"),
-        ("xyzzy", "no such command 'xyzzy'; choose from train, resume, evaluate, predict, model, recipe, import"),
+        (
+            "xyzzy",
+            "no such command 'xyzzy'; choose from train, resume, evaluate, predict, embed, model, recipe, paper, import",
+        ),
         ("recipe shwo small", "no such command 'shwo'; did you mean 'show'? (see: resnet recipe --help)"),
         ("train", "missing argument 'DATA' (see: resnet train --help)"),
         ("train x --epohcs 3", "no such option --epohcs; did you mean '--epochs'? (see: resnet train --help)"),
@@ -120,6 +124,13 @@ def test_version(resnet: Callable[..., tuple[int, str, str]]) -> None:
         ("resume nowhere", "nowhere: not a run folder (no recipe.json)"),
         ("evaluate nowhere", "nowhere: no such model file or run folder"),
         ("predict nowhere a.jpg", "nowhere: no such model file or run folder"),
+        ("embed nowhere a.jpg --out v.npy", "nowhere: no such model file or run folder"),
+        ("embed nowhere a.jpg --out v.txt", "v.txt: vectors go into a .npy or a .parquet file; give the name one of"),
+        (
+            "embed nowhere a.jpg --out no/v.npy",
+            "no/v.npy: there is no folder no; make it first, or choose another place",
+        ),
+        ("embed m a.jpg", "missing option '--out' (see: resnet embed --help)"),
         ("model resnet19", "architecture 'resnet19': choose from resnet18, resnet34, resnet50, resnet101, resnet152"),
         ("model resnet21-cifar", "a CIFAR network has 6n+2 layers"),
         ("model plain18 --shortcut B", "plain18 is a network without shortcuts; take resnet18"),

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from resnetkit import cli, evaluation, prediction, training
+from resnetkit import cli, embedding, evaluation, prediction, training
+from resnetkit.embedding import Embeddings
 from resnetkit.evaluation import Result
 from resnetkit.events import Evaluating, Event, Finished, Found, Stopped
 from resnetkit.model import ResNet, architecture
@@ -91,7 +92,7 @@ def test_a_stopped_training_says_how_to_go_on(
     assert (got, err) == (code, "resnet: stopped after step 1,234; go on with: resnet resume 'runs/my pets'\n")
 
 
-# evaluate, predict
+# evaluate, predict, embed
 
 
 def test_evaluate(resnet: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +134,46 @@ def test_predict_goes_on_after_a_bad_picture(
     assert rows[0].keys() == {"path", "class", "probability", "top", "error"}
     answers.pop(1)
     assert resnet("predict", "m", "x")[0] == 0
+
+
+def test_embed_goes_on_after_a_bad_picture(
+    resnet: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: list[Any] = []
+    found = Embeddings(("a.png", "c.png"), np.ones((2, 1000), np.float32), {"b\udcff.png": "cut short"})
+
+    def embed(*arguments: Any, **named: Any) -> Embeddings:
+        calls.append((arguments, named))
+        return found
+
+    monkeypatch.setattr(embedding, "embed", embed)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = resnet("embed", "m", "x", "y", "--out", "v.npy")
+    assert (code, out) == (1, "v.npy, v.csv: 2 vectors of 1,000 numbers\n")
+    assert err == "resnet: b\\xff.png: left out: cut short\n"
+    assert calls == [(("m", ("x", "y")), {"device": cli.device()})]
+    np.testing.assert_array_equal(np.load("v.npy"), found.vectors)
+    assert Path("v.csv").read_text() == "path\na.png\nc.png\n"
+    code, out, err = resnet("embed", "m", "x", "--out", "v.npy")
+    assert (code, out, err) == (2, "", "resnet: v.npy: exists already; choose another name\n")
+    assert len(calls) == 1, "refused before the work, not after it"
+    code, out, _ = resnet("embed", "m", "x", "--out", "w.npy", "--json")
+    assert (code, out.isascii()) == (1, True)
+    assert json.loads(out) == {"files": ["w.npy", "w.csv"], "pictures": 2, "dimensions": 1000, "bad": found.bad}
+    found.bad.clear()
+    assert resnet("embed", "m", "x", "--out", "good.npy")[0] == 0
+
+
+def test_embed_without_a_picture_that_can_be_read(
+    resnet: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = Embeddings((), np.ones((0, 64), np.float32), {"b.png": "cut short"})
+    monkeypatch.setattr(embedding, "embed", lambda *_, **__: found)
+    code, out, err = resnet("embed", "m", "b.png", "--out", str(tmp_path / "v.npy"))
+    assert (code, out) == (2, "")
+    assert err.splitlines()[0] == "resnet: b.png: left out: cut short"
+    assert "v.npy: not written, as there is no picture that could be read" in err.splitlines()[1]
+    assert list(tmp_path.iterdir()) == []
 
 
 # model, recipe, import
@@ -283,6 +324,10 @@ def test_from_pictures_to_predictions(resnet: Callable[..., tuple[int, str, str]
     assert f"({value['correct']} of 8; " in lines[-3]
     code, out, _ = resnet("predict", run, f"{data}/val/dark", "--json")
     assert (code, len(out.splitlines())) == (0, 4)
+    vectors = tmp_path / "vectors.npy"
+    code, out, _ = resnet("embed", run, f"{data}/val", "--out", str(vectors), "--json")
+    assert (code, json.loads(out)["dimensions"]) == (0, 64)
+    assert np.load(vectors).shape == (8, 64)
     assert resnet("model", f"{run}/model.safetensors")[0] == 0
     code, _, err = resnet("train", data, *fast, "--out", run)
     assert (code, err.split(";")[0]) == (2, f"resnet: {run}: exists already")

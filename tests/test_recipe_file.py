@@ -57,11 +57,13 @@ RECIPES = st.builds(
     ),
     augment=st.builds(
         Augment,
-        crop=st.sampled_from(["none", "pad", "resized", "auto"]),
+        crop=st.sampled_from(["none", "pad", "resized", "scale", "auto"]),
         pad=st.integers(0, 99),
         scale=LOW_HIGH,
         ratio=LOW_HIGH,
+        sides=st.tuples(COUNT, COUNT).map(sorted).map(tuple),
         flip=st.booleans(),
+        colour=NOT_NEGATIVE,
         jitter=SHARE,
         erase=SHARE,
         mixup=NOT_NEGATIVE,
@@ -165,7 +167,7 @@ def test_an_integer_becomes_the_float_it_stands_for() -> None:
         ("optim.flip = true", "optim.flip: no such key in my.toml; did you mean 'augment.flip'?"),
         ("optimizer.lr = 1", "optimizer: no such key in my.toml; did you mean 'optim'?"),
         ("model.wheels = 4", "model.wheels: no such key in my.toml; choose from model.arch, model.shortcut, "
-         "model.stride, model.stem_stride, model.zero_gamma"),
+         "model.stride, model.stem_stride, model.zero_gamma, model.preactivation, model.norm, model.init"),
         ("optim = 3", "optim = 3 in my.toml: must be a table, [optim]"),
         ("name.x = 3", 'name = {"x" = 3} in my.toml: must be text in quotes'),
         ("optim.nesterov = 1", "optim.nesterov = 1 in my.toml: must be true or false"),
@@ -177,10 +179,15 @@ def test_an_integer_becomes_the_float_it_stands_for() -> None:
         ("data.size = 2024-01-01", 'data.size = 2024-01-01 in my.toml: must be an integer >= 1 or "auto"'),
         ('data.size = "aut"', "data.size = \"aut\" in my.toml: must be an integer >= 1 or \"auto\"; "
          "did you mean 'auto'?"),
-        ('augment.crop = "padd"', 'augment.crop = "padd" in my.toml: must be "none", "pad", "resized" or "auto"; '
+        ('augment.crop = "padd"', 'augment.crop = "padd" in my.toml: must be "none", "pad", "resized", '
+         '"scale" or "auto"; '
          "did you mean 'pad'?"),
         ("augment.scale = [0.5]", "augment.scale = [0.5] in my.toml: "
          "must be an array of 2 numbers with 0 < low <= high <= 1"),
+        ("augment.sides = [480, 256]", "augment.sides = [480, 256] in my.toml: "
+         "must be an array of 2 integers with 0 < low <= high"),
+        ("augment.sides = [256.5, 480]", "augment.sides = [256.5, 480] in my.toml: "
+         "must be an array of 2 integers with 0 < low <= high"),
         ("schedule.milestones = [0.8, 0.4]", "schedule.milestones = [0.8, 0.4] in my.toml: "
          "must be an array of numbers increasing in (0, 1)"),
         ("model.stem_stride = 3", 'model.stem_stride = 3 in my.toml: must be an integer among 1, 2, 4 or "auto"'),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from resnetkit.complexity import Complexity, count
     from resnetkit.data.source import open_data
     from resnetkit.data.transforms import Preprocess
+    from resnetkit.embedding import Embeddings, embed
     from resnetkit.errors import BadPicture, UserError
     from resnetkit.evaluation import Result, evaluate
     from resnetkit.events import Finished, Stopped
@@ -26,6 +27,7 @@ _HOME = {
     "BadPicture": "errors",
     "Classifier": "prediction",
     "Complexity": "complexity",
+    "Embeddings": "embedding",
     "Finished": "events",
     "Prediction": "prediction",
     "Preprocess": "data.transforms",
@@ -36,6 +38,7 @@ _HOME = {
     "UserError": "errors",
     "architecture": "model",
     "count": "complexity",
+    "embed": "embedding",
     "evaluate": "evaluation",
     "import_weights": "weights",
     "load": "prediction",
@@ -51,6 +54,7 @@ __all__ = [
     "BadPicture",
     "Classifier",
     "Complexity",
+    "Embeddings",
     "Finished",
     "Prediction",
     "Preprocess",
@@ -62,6 +66,7 @@ __all__ = [
     "__version__",
     "architecture",
     "count",
+    "embed",
     "evaluate",
     "import_weights",
     "load",

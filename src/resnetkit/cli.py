@@ -1,7 +1,7 @@
 """The command `resnet`: parse, call one function, show what it gives.
 
 What a command needs is imported when it runs, so that `resnet --help` and `resnet recipe list` are there at once.
-Exit codes: 0 done, 1 some pictures could not be predicted (or an error of ours, with its traceback), 2 wrong input,
+Exit codes: 0 done, 1 some pictures could not be read (or an error of ours, with its traceback), 2 wrong input,
 130 and 143 stopped by SIGINT and SIGTERM.
 """
 
@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from resnetkit import shell
+from resnetkit.cli_import import import_
+from resnetkit.cli_paper import paper
 from resnetkit.cli_recipe import asked, recipe
 from resnetkit.errors import UserError
 from resnetkit.shell import Commands, complain, emit, json_option
 from resnetkit.version import __version__
 
 if TYPE_CHECKING:
-    from resnetkit.data.transforms import Preprocess
     from resnetkit.events import Event
 
-FILTERS = ["bilinear", "bicubic", "box", "lanczos"]  # as in data.transforms, which would bring numpy with it
 ARCHITECTURE_NAME = re.compile(r"(resnet|plain)\d+(-cifar)?")
 
 
@@ -195,6 +195,40 @@ def predict(model: str, paths: tuple[str, ...], top: int, as_json: bool) -> int:
     return 1 if failed else 0
 
 
+@root.command(
+    short_help="Turn pictures into vectors.",
+    epilog="""\b
+Examples:
+  resnet embed runs/flowers photos/ --out vectors.npy
+  resnet embed m.safetensors a.jpg b.jpg --out vectors.parquet""",
+)
+@click.argument("model")
+@click.argument("paths", nargs=-1, required=True)
+@click.option("--out", metavar="FILE", required=True, help="A .npy or .parquet file to write.")
+@json_option
+def embed(model: str, paths: tuple[str, ...], out: str, as_json: bool) -> int:
+    """Write a vector for each of the pictures PATHS: what the last layer of MODEL sees; folders are walked.
+
+    A .npy file holds an array (pictures, dimensions), and a .csv file of the same name beside it the paths in order; a
+    .parquet file has the columns path and vector. A picture that cannot be read is named and left out, and the exit
+    code is 1.
+    """
+    from resnetkit import embedding
+    from resnetkit.terminal import counted, say, screen
+
+    embedding.check_target(out)
+    found = embedding.embed(model, paths, device=device())
+    for path, reason in found.bad.items():
+        complain(f"{path}: left out: {reason}")
+    files = found.save(out)
+    number, dimensions = found.vectors.shape
+    if as_json:
+        emit({"files": files, "pictures": number, "dimensions": dimensions, "bad": found.bad})
+    else:
+        say(screen(), f"{', '.join(files)}: {counted(number, 'vector')} of {dimensions:,} numbers")
+    return 1 if found.bad else 0
+
+
 def device() -> str:
     """Where training would run, so that scores of training and of `evaluate` come from one device."""
     import torch
@@ -255,121 +289,5 @@ def model(model: str, size: int | None, as_json: bool, **choices: Any) -> None:
 
 
 root.add_command(recipe)
-
-
-@root.command(
-    "import",
-    short_help="Make a model file of somebody's weights.",
-    epilog="""\b
-Example:
-  resnet import cifar10-resnet20.th --arch resnet20-cifar --classes classes.txt \\
-      --size 32 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --out m.safetensors""",
-)
-@click.argument("source")
-@click.option("--arch", metavar="NAME", required=True, help="The architecture, as for: resnet model NAME.")
-@click.option("--classes", metavar="FILE|a,b,c", required=True, help="The names, in the order of the outputs.")
-@click.option("--size", type=click.IntRange(min=1), metavar="N", required=True, help="Side of the input, pixels.")
-@click.option("--mean", metavar="a,b,c", required=True, help="Per channel, as shares of white.")
-@click.option("--std", metavar="a,b,c", required=True, help="Per channel, as shares of white.")
-@click.option("--out", metavar="FILE", required=True, help="The model file to write, a .safetensors file.")
-@click.option("--shortcut", type=click.Choice(["A", "B", "C", "none"]), help="By default the architecture's own.")
-@click.option("--stride", type=click.Choice(["1x1", "3x3"]), default="3x3", show_default=True)
-@click.option("--resize", type=click.Choice(["shorter", "stretch"]), default="shorter", show_default=True)
-@click.option(
-    "--crop",
-    type=float,
-    metavar="X",
-    default=1.0,
-    show_default=True,
-    help="Share of the resized side: 0.875 is 224 of 256.",
-)
-@click.option("--filter", type=click.Choice(FILTERS), default="bilinear", show_default=True)
-@click.option("--channels", type=click.Choice([1, 3]), default=3, show_default=True)
-@click.option("--no-exif", is_flag=True, help="Do not turn pictures as their EXIF orientation says.")
-@json_option
-def import_(
-    source: str,
-    arch: str,
-    classes: str,
-    out: str,
-    shortcut: str | None,
-    stride: str,
-    as_json: bool,
-    **choices: Any,
-) -> None:
-    """Make a model file of SOURCE, somebody's state dict (.pth, .th or .safetensors) with torchvision's names.
-
-    No code in SOURCE is run. The pictures' preprocessing is part of a model, so it has to be told here.
-    """
-    from dataclasses import asdict
-
-    from resnetkit.weights import import_weights, named_architecture
-
-    names = read_classes(classes)
-    preprocess = make_preprocess(**choices)
-    if not out.endswith(".safetensors"):
-        raise UserError(f"--out {out}: a model file ends in .safetensors")
-    if os.path.lexists(out):
-        raise UserError(f"{out}: exists already; choose another --out")
-    own = {"channels": preprocess.channels, "stride": stride} | ({"shortcut": shortcut} if shortcut else {})
-    network = named_architecture(arch, classes=len(names), **own)
-    file = import_weights(source, arch=network, classes=names, preprocess=preprocess, out=out)
-    if as_json:
-        values = {"architecture": asdict(network), "classes": names, "preprocess": preprocess.to_dict()}
-        emit({"model": out, **values, "provenance": file.provenance})
-    else:
-        from resnetkit.terminal import say, screen
-
-        say(screen(), f"{out}: {arch}, {len(names)} classes; {preprocess}")
-        say(screen(), f"next: resnet evaluate {shlex.quote(out)} DATA")
-
-
-def read_classes(given: str) -> tuple[str, ...]:
-    """`a,b,c`, or a file with a name on each line. Raises UserError."""
-    if Path(given).is_file():
-        try:
-            lines = Path(given).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--classes {given}: cannot be read as UTF-8 text ({error})") from None
-    elif "," in given:
-        lines = given.split(",")
-    else:
-        raise UserError(f"--classes {given}: no such file; give a file with a name on each line, or a,b,c")
-    names = tuple(line.strip() for line in lines if line.strip())
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"--classes {given}: {twice[0]!r} stands there twice; every output needs a name of its own")
-    return names
-
-
-def make_preprocess(
-    *, size: int, mean: str, std: str, resize: Any, crop: float, filter: Any, channels: int, no_exif: bool
-) -> Preprocess:
-    """The preprocessing that the options of `import` tell. Raises UserError."""
-    from resnetkit.data.transforms import Preprocess
-
-    if not 0 < crop <= 1:
-        raise UserError(f"--crop {crop:g}: must be in (0, 1], such as 0.875 for 224 of 256")
-    return Preprocess(
-        size=size,
-        resize=resize,
-        resize_to=round(size / crop),
-        filter=filter,
-        channels=channels,
-        order="RGB",
-        mean=numbers("--mean", mean, channels),
-        std=numbers("--std", std, channels),
-        exif=not no_exif,
-    )
-
-
-def numbers(option: str, text: str, count: int) -> tuple[float, ...]:
-    """`0.485,0.456,0.406`. Raises UserError."""
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    wanted = "3 numbers between commas" if count == 3 else "one number"
-    if len(values) != count or max(values) > 1:
-        raise UserError(f"{option} {text}: must be {wanted}, as shares of white (0.485, not 123.7)")
-    return values
+root.add_command(paper)
+root.add_command(import_)

@@ -123,7 +123,8 @@ def check_recipe(file: str) -> None:
     choices = {"shortcut": chosen.shortcut, "stem_stride": chosen.stem_stride}
     choices = {key: value for key, value in choices.items() if value != "auto"}
     if chosen.arch != "auto":
-        named_architecture(chosen.arch, stride=chosen.stride, zero_gamma=chosen.zero_gamma, **choices)
+        choices |= {key: getattr(chosen, key) for key in ("stride", "zero_gamma", "preactivation", "norm", "init")}
+        named_architecture(chosen.arch, **choices)
     print(f"{shown(file)}: no mistakes")
     if checked.name in known:
         old, new = to_dict(known[checked.name]), to_dict(checked)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from resnetkit.errors import UserError
-from resnetkit.model import Architecture, BasicBlock, Bottleneck, ResNet
+from resnetkit.model import Architecture, ResNet
 
 Shape = tuple[int, int, int]  # (C, H, W)
 
@@ -109,6 +109,5 @@ def multiply_adds(part: nn.Module, shapes: dict[nn.Module, Shape]) -> int:
 
 def weighted_layers(network: ResNet) -> int:
     """The depth in the network's name: 152 = 1 + 3 x (3 + 8 + 36 + 3) + 1. Projections run beside, not in depth."""
-    blocks = [module for module in network.modules() if isinstance(module, BasicBlock | Bottleneck)]
-    beside = {part for block in blocks if block.downsample is not None for part in block.downsample.modules()}
+    beside = {part for block in network.blocks if block.downsample is not None for part in block.downsample.modules()}
     return sum(isinstance(part, nn.Conv2d | nn.Linear) and part not in beside for part in network.modules())

@@ -10,6 +10,14 @@ class UserError(ValueError):
     """Wrong input. The command line prints the message alone and exits with 2."""
 
 
+class Diverged(UserError):  # noqa: N818 - it names what happened
+    """The loss of a training, or what its network answers, is no longer a number; None: no step known."""
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 class BadPicture(UserError):  # noqa: N818 - it names what was found
     """A file that cannot be read as a picture. `str(error)` is the reason alone, without the path."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from resnetkit.data.loader import Reader, default_threads, evaluation_batches
 from resnetkit.data.pictures import Data, name_bad
 from resnetkit.data.source import absolute, open_data
 from resnetkit.data.split import load_split
 from resnetkit.data.transforms import Preprocess
-from resnetkit.errors import UserError, shown_name
+from resnetkit.errors import Diverged, UserError, shown_name
 from resnetkit.runs import read_json
 from resnetkit.weights import ModelFile, model_path, open_model, place
 
@@ -123,26 +123,35 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
 
 @dataclass
 class Outputs:
-    """Probabilities (n, classes) for the pictures `indices` of the data, and what could not be read."""
+    """A row for each of the pictures `indices` of the data, and what could not be read."""
 
     indices: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
+    rows: NDArray[Any]
     bad: dict[int, str]
 
 
-def probabilities(network: nn.Module, reader: Reader, indices: NDArray[np.int64]) -> Iterator[Outputs]:
-    """Softmax outputs batch by batch, in fp32, on the device where the network is; leaves it in evaluation mode."""
+def outputs(
+    network: nn.Module, reader: Reader, indices: NDArray[np.int64], answer: Callable[[Tensor], Tensor]
+) -> Iterator[Outputs]:
+    """What `answer` makes of the network's input, batch by batch, in fp32, on the device where the network is.
+
+    answer   calls the network: (N, C, size, size) to (N, d). The network is left in evaluation mode.
+    """
     device = next(network.parameters()).device
     network.eval()
     for batch in evaluation_batches(reader, indices, batch=BATCH):
         if len(batch.indices):
             with torch.inference_mode():
-                logits = network(reader.preprocess.normalise(batch.pictures.to(device)))
-                # In double, or a sure and wrong answer would round to a probability of zero.
-                rows = logits.double().softmax(1).cpu().numpy()
+                rows = answer(reader.preprocess.normalise(batch.pictures.to(device))).cpu().numpy()
         else:
             rows = np.empty((0, 0))
         yield Outputs(batch.indices, rows, batch.bad)
+
+
+def probabilities(network: nn.Module, reader: Reader, indices: NDArray[np.int64]) -> Iterator[Outputs]:
+    """Softmax outputs (n, classes), batch by batch."""
+    # In double, or a sure and wrong answer would round to a probability of zero.
+    return outputs(network, reader, indices, lambda pictures: network(pictures).double().softmax(1))
 
 
 def score(network: nn.Module, reader: Reader, indices: NDArray[np.int64], *, protocol: str) -> Result:
@@ -154,7 +163,11 @@ def score(network: nn.Module, reader: Reader, indices: NDArray[np.int64], *, pro
     if not seen:
         raise UserError(f"{data.spec}: no picture to evaluate" + (f"; {name_bad(data, bad)}" if bad else ""))
     positions = np.concatenate([part.indices for part in seen])
-    table = np.concatenate([part.probabilities for part in seen])
+    table = np.concatenate([part.rows for part in seen])
+    if not np.isfinite(table).all():
+        raise Diverged(
+            f"{data.spec}: the network answers with what is no number; train it anew with a smaller optim.lr"
+        )
     assert len(positions) + len(bad) == len(indices), "every picture counts once"
     result = measure(table, data.labels[positions], data.classes, [data.pictures.name(i) for i in positions.tolist()])
     return Result(**result, bad={data.pictures.name(i): reason for i, reason in bad.items()}, protocol=protocol)

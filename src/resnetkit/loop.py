@@ -25,11 +25,11 @@ from torch import Tensor
 from resnetkit import checkpoint, runs
 from resnetkit.data.loader import Batch, Reader, mixing, training_batches
 from resnetkit.data.pictures import Data
-from resnetkit.errors import UserError
+from resnetkit.errors import Diverged
 from resnetkit.evaluation import describe_protocol, score
 from resnetkit.events import EpochDone, Progress, Stopped
-from resnetkit.mixing import mixed
-from resnetkit.model import ResNet
+from resnetkit.mixing import mixed, thin
+from resnetkit.model import Architecture, ResNet
 from resnetkit.optim import Averaged, freeze_backbone, learning_rate, make_sgd, train_mode
 from resnetkit.recipe import Recipe
 from resnetkit.resolve import Resolved
@@ -39,16 +39,20 @@ LOOK_EVERY = 10  # steps between looks at the loss on a GPU, each of which waits
 RECENT = 50  # steps over which speed is measured
 
 
+def fresh(arch: Architecture, seed: int) -> ResNet:
+    """A network as training from scratch begins with it; the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ResNet(arch)
+
+
 class State:
     """Everything that training changes."""
 
     def __init__(self, resolved: Resolved) -> None:
         recipe = resolved.recipe
         self.device = torch.device(str(recipe.run.device))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.run.seed)
-            network = ResNet(resolved.arch)
-        self.network = place(network, self.device, recipe.run.channels_last)
+        self.network = place(fresh(resolved.arch, recipe.run.seed), self.device, recipe.run.channels_last)
         if recipe.optim.freeze == "backbone":
             freeze_backbone(self.network)
         self.sgd = make_sgd(self.network, recipe.optim)
@@ -99,7 +103,7 @@ class Loop:
         self.batch, self.steps = int(recipe.optim.batch), recipe.schedule.steps
         self.per_epoch = len(data.splits["train"]) // self.batch
         self.epochs = math.ceil(self.steps / self.per_epoch)
-        self.monitored = next((name for name in ("val", "test") if name in data.splits), None)
+        self.monitored = next((name for name in (recipe.run.watch, "val", "test") if name in data.splits), None)
         self.saved_step, self.saved_at = state.step, time.monotonic()
         self.unread: list[tuple[int, Tensor]] = []
 
@@ -140,9 +144,9 @@ class Loop:
         with contextlib.closing(batches):
             for batch in batches:
                 rate = self.rate(state.step)
-                loss = self.take_step(batch, epoch, rate)
+                measured = self.take_step(batch, epoch, rate)
                 state.step += 1
-                self.unread.append((state.step, loss))
+                self.unread.append((state.step, measured))
                 clock = [*clock[-RECENT:], time.monotonic()]
                 if state.device.type == "cpu" or state.step % LOOK_EVERY == 0:
                     shown = self.look(rate)
@@ -163,13 +167,15 @@ class Loop:
         return learning_rate(schedule, float(self.recipe.optim.lr), step, self.steps, int(schedule.warmup_steps))
 
     def take_step(self, batch: Batch, epoch: int, rate: float) -> Tensor:
-        """Forward and backward over the batch in parts, one step of SGD; returns the batch's mean loss, unread."""
+        """Forward and backward over the batch in parts, one step of SGD; the mean loss and correct answers, unread."""
         state, optim = self.state, self.recipe.optim
         for group in state.sgd.param_groups:
             group["lr"] = rate
         state.sgd.zero_grad(set_to_none=True)
         draw = mixing(self.recipe.run.seed, epoch, state.step)
-        total = torch.zeros((), dtype=torch.float64, device=state.device)
+        if optim.stochastic_depth:
+            thin(state.network, optim.stochastic_depth, draw)
+        total = torch.zeros(2, dtype=torch.float64, device=state.device)
         pieces = zip(batch.pictures.chunk(optim.accumulate), batch.labels.chunk(optim.accumulate), strict=True)
         for pictures, labels in pieces:
             x = self.reader.preprocess.normalise(pictures.to(state.device, non_blocking=True))
@@ -185,26 +191,33 @@ class Loop:
             torch.autograd.backward(loss * (len(y) / self.batch))
             with torch.no_grad():
                 correct = (logits.argmax(1) == y).sum()
-                state.sums += torch.stack([loss.double() * len(y), correct.double(), torch.full_like(total, len(y))])
-                total += loss.double() * (len(y) / self.batch)
+                found = torch.stack([loss.double() * len(y), correct.double()])
+                state.sums += torch.cat([found, found.new_tensor([len(y)])])
+                total += found
+        for parameter in state.network.parameters():
+            if parameter.requires_grad and parameter.grad is None:  # of a skipped block; fused SGD wants them all
+                parameter.grad = torch.zeros_like(parameter)
         if optim.clip:
             torch.nn.utils.clip_grad_norm_(state.network.parameters(), optim.clip)
         state.sgd.step()
         if state.average:
             state.average.update(state.network, state.step)
-        return total
+        return total / torch.tensor([self.batch, 1], device=state.device)
 
     def look(self, rate: float) -> float:
-        """Read the losses of the last steps, which waits for the device. Raises UserError at the first bad one."""
+        """Read and log what the last steps gave, which waits for the device. Raises Diverged at the first bad loss."""
         shown = math.nan
-        for step, loss in self.unread:
-            shown = loss.item()
+        for step, measured in self.unread:
+            shown, correct = measured.tolist()
             if not math.isfinite(shown):
                 kept = checkpoint.saved(self.folder)
-                raise UserError(
+                raise Diverged(
                     f"step {step:,}: the loss is {shown} at learning rate {rate:g}; {kept[-1]} is the last good "
-                    "checkpoint; train anew with a smaller optim.lr, or with optim.clip=1"
+                    "checkpoint; train anew with a smaller optim.lr, or with optim.clip=1",
+                    step,
                 )
+            with runs.resumable(self.folder):
+                runs.append_step(self.folder, step, shown, int(correct))
         self.unread.clear()
         return shown
 

@@ -1,4 +1,4 @@
-"""Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899) on a batch that is on its device."""
+"""What is drawn for a whole batch: mixup (arXiv 1710.09412), CutMix (1905.04899), stochastic depth (1603.09382)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resnetkit.model import ResNet
 from resnetkit.recipe import Augment
 
 
@@ -35,3 +36,15 @@ def cut(x: Tensor, share: float, across: float, down: float) -> tuple[Tensor, fl
     out = x.clone()
     out[..., top:bottom, left:right] = x.flip(0)[..., top:bottom, left:right]
     return out, 1 - (bottom - top) * (right - left) / (height * width)
+
+
+def thin(network: ResNet, rate: float, draw: np.random.Generator) -> None:
+    """Draw the blocks that this batch skips: block l of L with probability rate * l / L.
+
+    What the others respond is divided by their probability to stay, so that evaluation, where all of them work, sees
+    the same sum on average and needs to know nothing of it.
+    """
+    blocks = network.blocks
+    for number, (block, chance) in enumerate(zip(blocks, draw.random(len(blocks)), strict=True), start=1):
+        stays = 1 - rate * number / len(blocks)
+        block.scale = 1 / stays if chance < stays else 0.0

@@ -65,20 +65,26 @@ def predict(
     opened = model if isinstance(model, ModelFile) else open_model(model)
     if top < 1:
         raise UserError(f"top={top}: must be at least 1")
-    names = [name for path in paths for name in picture_files(os.fspath(path))]
-    everything = np.arange(len(names))
-    data = Data("pictures", Files(Path(), names), np.zeros(len(names), np.int64), opened.classes, {"all": everything})
-    reader = Reader(data, opened.preprocess, threads=default_threads())
+    reader = unlabelled(opened, paths)
+    name = reader.data.pictures.name
     network = place(opened.network, torch.device(device))
-    for outputs in probabilities(network, reader, everything):
-        rows = dict(zip(outputs.indices.tolist(), outputs.probabilities, strict=True))
+    for outputs in probabilities(network, reader, reader.data.select("all")):
+        rows = dict(zip(outputs.indices.tolist(), outputs.rows, strict=True))
         for index in sorted(rows.keys() | outputs.bad.keys()):
             if index in outputs.bad:
-                yield Prediction(names[index], None, None, (), outputs.bad[index])
+                yield Prediction(name(index), None, None, (), outputs.bad[index])
                 continue
             first = np.argsort(-rows[index], kind="stable")[:top].tolist()
             best = tuple((opened.classes[i], float(rows[index][i])) for i in first)
-            yield Prediction(names[index], *best[0], best, None)
+            yield Prediction(name(index), *best[0], best, None)
+
+
+def unlabelled(model: ModelFile, paths: Iterable[str | Path]) -> Reader:
+    """Pictures without labels as a model reads them: files as they are given, folders walked. Raises UserError."""
+    names = [name for path in paths for name in picture_files(os.fspath(path))]
+    labels, everything = np.zeros(len(names), np.int64), np.arange(len(names))
+    data = Data("pictures", Files(Path(), names), labels, model.classes, {"all": everything})
+    return Reader(data, model.preprocess, threads=default_threads())
 
 
 def picture_files(path: str) -> list[str]:

@@ -21,6 +21,9 @@ class Model:
     stride: Literal["1x1", "3x3"] = "3x3"
     stem_stride: int | Auto = "auto"
     zero_gamma: bool = False
+    preactivation: bool = False
+    norm: Literal["batch", "none"] = "batch"
+    init: Literal["he", "xavier", "small"] = "he"
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,13 @@ class Data:
 class Augment:
     """Random changes to a training picture; each a pure function of (seed, epoch, position)."""
 
-    crop: Literal["none", "pad", "resized"] | Auto = "auto"
+    crop: Literal["none", "pad", "resized", "scale"] | Auto = "auto"
     pad: int = 4  # pixels on each side, for crop = "pad"
     scale: tuple[float, float] = (0.25, 1.0)  # share of the area, for crop = "resized"
     ratio: tuple[float, float] = (0.75, 4 / 3)  # width / height, for crop = "resized"
+    sides: tuple[int, int] = (256, 480)  # shorter side after resizing, pixels, both included, for crop = "scale"
     flip: bool = True
+    colour: float = 0.0  # standard deviation of the shift along ImageNet's colour axes, AlexNet's is 0.1; 0 is off
     jitter: float = 0.0  # brightness, contrast and saturation, each by a factor in [1 - jitter, 1 + jitter]
     erase: float = 0.0  # probability of random erasing (arXiv 1708.04896)
     mixup: float = 0.0  # alpha of the Beta distribution (arXiv 1710.09412); 0 is off
@@ -67,6 +72,7 @@ class Optim:
     clip: float = 0.0  # largest gradient norm; 0 is off
     label_smoothing: float = 0.0
     ema: float = 0.0  # decay per step of the averaged weights that are evaluated and kept; 0 is off
+    stochastic_depth: float = 0.0  # probability of skipping the last block; less before it (arXiv 1603.09382); 0 is off
     freeze: Literal["none", "backbone"] = "none"  # "backbone" trains the dense layer only
 
 
@@ -95,6 +101,7 @@ class Run:
     deterministic: bool = True
     threads: int | Auto = "auto"  # that read and decode pictures
     cache_mb: int = 1024  # decoded pictures kept in memory when all of them fit
+    watch: Literal["val", "test"] = "val"  # the split scored on the way, where the pictures have it
     eval_epochs: int = 1  # evaluate every so many epochs, and after the last
     checkpoint_steps: int = 500
     checkpoint_minutes: float = 5.0

@@ -45,6 +45,8 @@ LIMITS = {
     "augment.pad": NOT_NEGATIVE,
     "augment.scale": Limit("with 0 < low <= high <= 1", lambda pair: 0 < pair[0] <= pair[1] <= 1),
     "augment.ratio": Limit("with 0 < low <= high", lambda pair: 0 < pair[0] <= pair[1]),
+    "augment.sides": Limit("with 0 < low <= high", lambda pair: 0 < pair[0] <= pair[1]),
+    "augment.colour": NOT_NEGATIVE,
     "augment.jitter": SHARE,
     "augment.erase": SHARE,
     "augment.mixup": NOT_NEGATIVE,
@@ -57,6 +59,7 @@ LIMITS = {
     "optim.clip": NOT_NEGATIVE,
     "optim.label_smoothing": SHARE_BELOW_ONE,
     "optim.ema": SHARE_BELOW_ONE,
+    "optim.stochastic_depth": SHARE_BELOW_ONE,
     "schedule.epochs": POSITIVE,
     "schedule.steps": NOT_NEGATIVE,
     "schedule.milestones": Limit(
@@ -267,7 +270,8 @@ def _allowed(key: str, kind: Any) -> str:
             words += [json.dumps(word) for word in get_args(choice)]
         elif get_origin(choice) is tuple:
             items = get_args(choice)
-            words.append(f"an array of {'' if items[-1] is Ellipsis else f'{len(items)} '}numbers{limit}")
+            many, what = "" if items[-1] is Ellipsis else f"{len(items)} ", "integers" if items[0] is int else "numbers"
+            words.append(f"an array of {many}{what}{limit}")
         else:
             name = {bool: "true or false", int: "an integer", float: "a number", str: "text in quotes"}[choice]
             words.append(f"{name}{limit}")

@@ -1,8 +1,7 @@
 """The page of a run, report.html: one file that needs neither network nor scripts.
 
-Charts are matplotlib's SVG with text left as text. They are drawn in stand-in colours that are then replaced by the
-page's CSS variables, so that one drawing serves light, dark and print. What a chart shows is told without colour too:
-line styles, marks and labels in the curves, place and counts in the confusion matrix.
+What a chart shows is told without colour too: line styles, marks and labels in the curves, place and counts in the
+confusion matrix.
 """
 
 from __future__ import annotations
@@ -11,14 +10,11 @@ import base64
 import contextlib
 import io
 import math
-import re
 import shlex
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
@@ -26,53 +22,17 @@ from resnetkit.atomic import write_text
 from resnetkit.data.audit import pixels
 from resnetkit.data.pictures import Data
 from resnetkit.data.small import SETS
+from resnetkit.drawing import FAINT, HELD, RC, RIGHT, TRAIN, WRONG, Chart, plain, render, svg
 from resnetkit.errors import BadPicture
 from resnetkit.evaluation import ClassScore, Mistake, Result
 from resnetkit.recipe_file import dumps
 from resnetkit.runs import read_environment, read_json, read_log, read_recipe
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 THUMBNAIL = 160  # longest side of a thumbnail, pixels
 TINY = 64  # up to this side a thumbnail is stored without loss and shown with its pixels visible
 HEATMAP, COUNTED = 30, 15  # most classes in the matrix; most with a count in every cell
 LARGEST = 20  # confusions in the table
 CLASSES, BAD = 1000, 50  # rows before the rest is a count
-
-INK, FAINT, TRAIN, HELD, RIGHT, WRONG = (f"#00000{digit}" for digit in "123456")
-PAGE_COLOURS = {
-    INK: "currentColor",
-    FAINT: "var(--line)",
-    TRAIN: "var(--train)",
-    HELD: "var(--held)",
-    RIGHT: "var(--right)",
-    WRONG: "var(--wrong)",
-}
-RC: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "resnetkit",  # else identifiers are random, and the same run would give other bytes
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib: text is laid out alike everywhere
-    "font.size": 10.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "text.parse_math": False,  # a class may be called "$5"
-}
-NOT_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # what HTML cannot hold; half of it is bytes of names
-
-
-@dataclass(frozen=True)
-class Chart:
-    """An SVG element and the sentence that says what is to be seen in it."""
-
-    title: str
-    message: str
-    svg: str
 
 
 @dataclass(frozen=True)
@@ -108,6 +68,7 @@ def write_report(run: Path, data: Data | None) -> Path:
     names = class_names(result, data)
     confusions = largest_confusions(names, result.confusion)
     page = render(
+        "report.html",
         run=run.absolute().name,
         title=f"{recipe.model.arch} on {short_name(environment.data)}",
         result=result,
@@ -134,33 +95,6 @@ def write_report(run: Path, data: Data | None) -> Path:
     path = run / "report.html"
     write_text(path, plain(page))
     return path
-
-
-def render(**values: Any) -> str:
-    """The page from its template; every value is escaped but the charts, which are markup of our own."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = percent
-    environment.filters["number"] = "{:,}".format
-    environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:]  # what is in capitals stays so
-    return environment.get_template("report.html").render(**values)
-
-
-def percent(share: float, digits: int = 2) -> str:
-    """`"93.21 %"`, not broken across lines."""
-    return f"{100 * share:.{digits}f}\u00a0%"
-
-
-def plain(text: str) -> str:
-    """The text with replacement characters for bytes that are not UTF-8 and for control characters."""
-    return NOT_TEXT.sub("\ufffd", text)
 
 
 def short_name(spec: str) -> str:
@@ -357,38 +291,3 @@ def draw_heatmap(names: Sequence[str], confusion: Sequence[Sequence[int]], messa
         axes.set_xlabel("answer", labelpad=8, fontweight="bold")
         axes.set_ylabel("label", labelpad=8, fontweight="bold")
         return svg(figure, "confusion", message, crop=True)
-
-
-def svg(figure: Figure, name: str, message: str, *, crop: bool = False) -> str:
-    """A figure as an SVG element to stand inside a page, with `message` for those who cannot see it.
-
-    `crop` makes the drawing as large as what is on it.
-    """
-    file = io.StringIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "glyph missing": the browser's fonts have it, and text stays text
-        figure.savefig(
-            file,
-            format="svg",
-            transparent=True,
-            bbox_inches="tight" if crop else None,
-            pad_inches=0.03,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
-    head, _, body = file.getvalue().partition("<svg")[2].partition(">")
-    box = re.search(r'viewBox="([^"]+)"', head)
-    assert box is not None, "matplotlib gives the size of its drawing"
-    width = float(box[1].split()[2])
-    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(r"<[^>]+>", lambda tag: for_page(tag[0], name), body)  # tags alone: names stay as they are
-    style = f"--natural: {width:.0f}px"
-    return f'<svg class="{name}" role="img" aria-label="{escape(message)}" viewBox="{box[1]}" style="{style}">{body}'
-
-
-def for_page(tag: str, name: str) -> str:
-    """A tag of a chart with the page's colours and font, and with identifiers that no other chart uses."""
-    tag = re.sub(r"'DejaVu Sans'[^;\"]*", "inherit", tag)
-    tag = re.sub(r'(id="|url\(#|href="#)', rf"\1{name}-", tag.replace("xlink:href", "href"))
-    for colour, on_page in PAGE_COLOURS.items():
-        tag = tag.replace(colour, on_page)
-    return tag

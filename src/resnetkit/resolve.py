@@ -38,7 +38,14 @@ def resolve(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None)
     recipe = resolve_input(recipe, data, audit, weights, rules)
     recipe = resolve_length(recipe, len(data.splits["train"]), rules)
     recipe = resolve_run(recipe, rules)
+    if recipe.run.watch == "test" and "test" not in data.splits:
+        raise UserError(f'run.watch="test": {data.spec} has no such split, only {", ".join(data.splits)}')
     arch = resolve_architecture(recipe, data, weights)
+    if arch.shortcut == "none" and recipe.optim.stochastic_depth:
+        raise UserError(
+            f"optim.stochastic_depth={recipe.optim.stochastic_depth:g}: {arch.name} has no shortcuts, so nothing would "
+            "get past a block that is left out; set it to 0"
+        )
     recipe = replace(recipe, model=replace(recipe.model, arch=arch.name, shortcut=arch.shortcut))
     recipe = from_dict(to_dict(recipe), where="the recipe")  # refuses what a resumed run would refuse
     return Resolved(recipe, arch, make_preprocess(recipe, data, audit, weights), tuple(rules))
@@ -66,6 +73,13 @@ def resolve_input(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile |
     if augment.crop == "auto":
         augment = replace(augment, crop="pad" if spec.size <= 40 else "resized")
         rules.append(f"crop {augment.crop!r}: follows from the input size")
+    if augment.crop == "scale" and augment.sides[0] < spec.size:
+        raise UserError(
+            f"augment.sides={list(augment.sides)}: a crop of data.size={spec.size} pixels does not fit in a shorter "
+            f"side of {augment.sides[0]}; begin them at {spec.size} or more"
+        )
+    if augment.colour and spec.channels == 1:
+        raise UserError(f"augment.colour={augment.colour:g}: grey pictures have no colour to shift; set it to 0")
     return replace(recipe, data=spec, model=model, augment=augment)
 
 
@@ -95,6 +109,9 @@ def take_over(recipe: Recipe, weights: ModelFile, rules: list[str]) -> Recipe:
         stride=own.stride,
         stem_stride=own.stem_stride,
         zero_gamma=own.zero_gamma,
+        preactivation=own.preactivation,
+        norm=own.norm,
+        init=own.init,
     )
     return replace(recipe, data=replace(spec, channels=given.channels), model=model)
 
@@ -167,6 +184,9 @@ def resolve_architecture(recipe: Recipe, data: Data, weights: ModelFile | None) 
         stride=model.stride,
         stem_stride=model.stem_stride,
         zero_gamma=model.zero_gamma,
+        preactivation=model.preactivation,
+        norm=model.norm,
+        init=model.init,
     )
 
 

@@ -1,7 +1,7 @@
 """The run folder: the unit of provenance, and the only place where a run writes.
 
-recipe.json (fully resolved), environment.json, split.csv (when the data came unsplit), log.jsonl, checkpoints/,
-model.safetensors, result.json, report.html.
+recipe.json (fully resolved), environment.json, split.csv (when the data came unsplit), log.jsonl (a line for each
+epoch), steps.csv (a line for each step), checkpoints/, model.safetensors, result.json, report.html.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from resnetkit.recipe import Recipe
 from resnetkit.recipe_file import from_dict, to_dict
 from resnetkit.version import __version__
 
-LOG = "log.jsonl"
+LOG, STEPS = "log.jsonl", "steps.csv"
 
 
 @dataclass(frozen=True)
@@ -203,9 +203,33 @@ def cut_log(folder: Path, step: int) -> None:
     """Take back what was logged after the checkpoint at `step`: the resumed run will write it again."""
     kept = [line for line in read_log(folder) if line["step"] <= step]
     write_text(folder / LOG, "".join(json.dumps(line) + "\n" for line in kept))
+    if (folder / STEPS).exists():
+        write_text(folder / STEPS, "".join(step_line(*row) for row in read_steps(folder) if row[0] <= step))
 
 
 def append_log(folder: Path, line: dict[str, Any]) -> None:
     """Add one line to the log."""
     with (folder / LOG).open("a") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def append_step(folder: Path, step: int, loss: float, correct: int) -> None:
+    """Add a step's mean loss and its number of correct answers to steps.csv."""
+    with (folder / STEPS).open("a") as file:
+        file.write(step_line(step, loss, correct))
+
+
+def step_line(step: int, loss: float, correct: int) -> str:
+    return f"{step},{loss!r},{correct}\n"
+
+
+def read_steps(folder: Path) -> list[tuple[int, float, int]]:
+    """(step, loss, correct) of every step in whole lines; of a line cut off by a power cut, nothing."""
+    rows = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (folder / STEPS).read_text().splitlines(keepends=True):
+            with contextlib.suppress(ValueError):
+                step, loss, correct = line.split(",")
+                if line.endswith("\n"):
+                    rows.append((int(step), float(loss), int(correct)))
+    return rows

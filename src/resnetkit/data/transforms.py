@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -45,17 +46,23 @@ _FILTERS = {
 
 # Slots of `augmented`'s draws. Each has one meaning, so switching one augmentation off leaves the others as they are.
 FLIP = 0  # mirrored below 0.5
-CROP_TOP, CROP_LEFT = 1, 2  # place of the "pad" or "resized" crop
-CROP_TRIES = 3  # "resized": (area, ratio) of ten attempts, slots 3 to 22
+CROP_TOP, CROP_LEFT = 1, 2  # place of the "pad", "resized" or "scale" crop
+CROP_TRIES = 3  # "resized": (area, ratio) of ten attempts, slots 3 to 22; "scale": the first is the shorter side
 BRIGHTNESS, CONTRAST, SATURATION = 23, 24, 25
 ERASE = 26  # erased below augment.erase
 ERASE_TRIES = 27  # (area, ratio) of ten attempts, slots 27 to 46
 ERASE_TOP, ERASE_LEFT = 47, 48
-DRAWS = 49
+COLOUR = 49  # along each of the three colour axes, slots 49 to 51
+DRAWS = 52
 
 TRIES = 10
 ERASE_AREA = (0.02, 0.4)  # of the picture; arXiv 1708.04896
 ERASE_RATIO = (0.3, 3.3)  # height / width
+
+# Eigenvalues, and as columns eigenvectors, of the covariance of ImageNet's RGB values in [0, 1]. AlexNet (Krizhevsky
+# 2012, Sec. 4.1) does not print its own; these are the numbers of fb.resnet.torch, datasets/imagenet.lua.
+COLOUR_VALUES = np.array([0.2175, 0.0188, 0.0045])
+COLOUR_VECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,12 @@ class Preprocess:
             shorter = min(height, width)
             to_width, to_height = self.resize_to * width // shorter, self.resize_to * height // shorter
         left, top = round((to_width - self.size) / 2), round((to_height - self.size) / 2)
-        if self.filter != "bilinear" and max(to_width, to_height) <= 16 * self.resize_to:
+        return self.window(picture, to_width, to_height, left, top)
+
+    def window(self, picture: Pixels, to_width: int, to_height: int, left: int, top: int) -> Pixels:
+        """The size x size pixels at (left, top) of the picture resized to to_width x to_height."""
+        height, width = picture.shape[:2]
+        if self.filter != "bilinear" and max(to_width, to_height) <= 16 * min(to_width, to_height):
             # Filters that overshoot show which of its two passes Pillow took first, which hangs on the whole size. (Not
             # so for a thread of a picture, which would be resized to gigabytes.)
             whole = resized(picture, to_width, to_height, self.filter)
@@ -225,21 +237,23 @@ def resized(
 
 
 def augmented(picture: Pixels, preprocess: Preprocess, augment: Augment, draws: NDArray[np.float64]) -> Pixels:
-    """(H, W, C) to (size, size, C), changed at random: crop, mirror, colour, erase, in this order.
+    """(H, W, C) to (size, size, C), changed at random: crop, mirror, colour, jitter, erase, in this order.
 
     A pure function of its arguments; `draws` are DRAWS uniform numbers in [0, 1), each with a fixed meaning:
 
       slots      meaning
       0          mirror
       1, 2       top, left of the crop
-      3 … 22     crop "resized": area and ratio of attempts 1 to 10
+      3 … 22     crop "resized": area and ratio of attempts 1 to 10; crop "scale": 3 is the shorter side
       23, 24, 25 brightness, contrast, saturation
       26         erase or not
       27 … 46    erase: area and ratio of attempts 1 to 10
       47, 48     erase: top, left
+      49, 50, 51 colour: along the first, second, third axis
 
     crop "none" is `Preprocess.fit`; "pad" fits, adds `pad` pixels of the mean colour on each side and crops `size`;
-    "resized" crops an area and shape drawn at random, then resizes it to `size`. Resolve "auto" first.
+    "resized" crops an area and shape drawn at random, then resizes it to `size`; "scale" resizes the picture in its own
+    shape to a shorter side drawn from `sides`, none below `size`, then crops `size`. Resolve "auto" first.
     """
     draw: list[float] = draws.tolist()  # reading numbers out of an array one by one is slow
     if augment.crop == "resized":
@@ -247,14 +261,18 @@ def augmented(picture: Pixels, preprocess: Preprocess, augment: Augment, draws: 
         left, top, right, bottom = resized_crop_box(height, width, augment.scale, augment.ratio, draw)
         size = preprocess.size
         picture = resized(picture[top:bottom, left:right], size, size, preprocess.filter)
+    elif augment.crop == "scale":
+        picture = _scaled_crop(picture, preprocess, augment.sides, draw)
     else:
         picture = preprocess.fit(picture)
         if augment.crop == "pad":
             picture = _shifted(picture, preprocess.blank, augment.pad, draw)
         elif augment.crop != "none":
-            raise ValueError(f"augment.crop={augment.crop!r}: choose from none, pad, resized")
+            raise ValueError(f"augment.crop={augment.crop!r}: choose from none, pad, resized, scale")
     if augment.flip and draw[FLIP] < 0.5:
         picture = _mirrored(picture)
+    if augment.colour and picture.shape[2] == 3:
+        picture = _shifted_in_colour(picture, augment.colour, draw)
     if augment.jitter:
         picture = _jittered(picture, augment.jitter, draw)
     if draw[ERASE] < augment.erase:
@@ -284,6 +302,17 @@ def resized_crop_box(
     return left, top, left + w, top + h
 
 
+def _scaled_crop(picture: Pixels, preprocess: Preprocess, sides: tuple[int, int], draw: list[float]) -> Pixels:
+    """A random crop of the picture with its shorter side resized to one of `sides`, the scale augmentation of VGG."""
+    height, width = picture.shape[:2]
+    low, high = sides
+    side, shorter = low + int(draw[CROP_TRIES] * (high - low + 1)), min(height, width)
+    to_width, to_height = side * width // shorter, side * height // shorter
+    left = int(draw[CROP_LEFT] * (to_width - preprocess.size + 1))
+    top = int(draw[CROP_TOP] * (to_height - preprocess.size + 1))
+    return preprocess.window(picture, to_width, to_height, left, top)
+
+
 def _shifted(picture: Pixels, blank: Pixels, pad: int, draw: list[float]) -> Pixels:
     """A random crop of the padded picture, without making the padded one: the picture moved over a blank."""
     size = blank.shape[0]
@@ -302,6 +331,17 @@ def _mirrored(picture: Pixels) -> Pixels:
     result = np.empty_like(picture)
     for channel in range(picture.shape[2]):
         result[:, :, channel] = picture[:, ::-1, channel]
+    return result
+
+
+def _shifted_in_colour(picture: Pixels, deviation: float, draw: list[float]) -> Pixels:
+    """One amount added to every pixel: normal numbers times the eigenvalues, along the eigenvectors (AlexNet)."""
+    edge = 2.0**-53  # the step of the uniform numbers; at 0 and 1 themselves the normal ones are infinite
+    uniform = (min(max(draw[slot], edge), 1 - edge) for slot in range(COLOUR, COLOUR + 3))
+    normal = np.array([deviation * NormalDist().inv_cdf(share) for share in uniform])
+    shift = 255 * COLOUR_VECTORS @ (COLOUR_VALUES * normal)
+    whole = np.rint(np.clip(shift, -255, 255)).astype(np.int16)  # levels are whole, so it is the shift that is rounded
+    result: Pixels = np.clip(picture + whole, 0, 255).astype(np.uint8)
     return result
 
 
