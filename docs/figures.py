@@ -2,6 +2,8 @@
 
     python docs/figures.py [--check]
 
+Without --check it also draws docs/images/degradation.svg and writes the page of the paper's experiments.
+
 Between `<!-- figures: NAME -->` and `<!-- end -->` in a Markdown file stands what the function NAME below makes of the
 results; after `Result: results/NAME.json` in a recipe's docstring stands what `contract` makes of that file.
 """
@@ -16,11 +18,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from resnetkit.paper import records
+from resnetkit.paper.claims import ITEMS
+from resnetkit.paper.page import state_of, write_page
+from resnetkit.paper.studies import SCALES
+from resnetkit.paper.trainings import curves
 from resnetkit.recipe_file import dumps
 from resnetkit.recipes import shipped
 
 ROOT = Path(__file__).parents[1]
-MARKDOWN = ("README.md", "docs/recipes.md")
+PAPER = ROOT / "results" / "paper"
+MARKDOWN = ("README.md", "docs/recipes.md", "docs/paper.md")
 RECIPES = "src/resnetkit/recipes.py"
 
 
@@ -112,12 +120,65 @@ def speed() -> str:
     return "\n".join(rows)
 
 
+def paper() -> str:
+    """Table: what each network of the paper's experiments came to, by budget."""
+    rows = ["| budget | network | seeds | training error, % | test error, % |", "|---|---|---|---|---|"]
+    for budget in SCALES:
+        for name, found in records.by_name(records.load_all(PAPER, budget)).items():
+            errors = [
+                records.spread([getattr(record, kind) for record in found])
+                for kind in ("final_train_error", "test_error")
+            ]
+            cells = " | ".join(interval(error) for error in errors)
+            rows.append(f"| {budget} | {name} | {len(found)} | {cells} |")
+    return "\n".join(rows)
+
+
+def interval(found: records.Spread) -> str:
+    return f"{found.mean:.1f}" + (f" ({found.low:.1f} to {found.high:.1f})" if found.n > 1 else "")
+
+
+def states() -> str:
+    """Table: every table and figure of the paper, and its state."""
+    budgets = {budget: records.load_all(PAPER, budget) for budget in SCALES}
+    rows = ["| in the paper | shows | state |", "|---|---|---|"]
+    rows += [f"| {item.name} | {item.title} | {state_of(item, budgets)} |" for item in ITEMS]
+    return "\n".join(rows)
+
+
+def degradation() -> str:
+    """Table: plain and residual networks, 20 and 56 layers, at the laptop budget."""
+    found = records.by_name(records.load_all(PAPER, "laptop"))
+    rows = ["| training error, % | 20 layers | 56 layers | difference |", "|---|---|---|---|"]
+    for kind, name in (("plain", "plain"), ("resnet", "residual")):
+        low, high = (records.spread([r.final_train_error for r in found[f"{kind}{depth}"]]) for depth in (20, 56))
+        rows.append(f"| {name} | {interval(low)} | {interval(high)} | {high.mean - low.mean:+.1f} points |")
+    runs = [record for name in ("plain20", "plain56", "resnet20", "resnet56") for record in found[name]]
+    minutes = sum(record.seconds for record in runs) / 60
+    where = runs[0].environment["device"]
+    rows += ["", f"{len(runs) // 4} seeds, intervals of 95 %; {minutes:.0f} min of training in all, {where}."]
+    return "\n".join(rows)
+
+
+def draw_degradation() -> str:
+    """The figure of the laptop budget as a file of its own, in light and dark."""
+    section = curves("laptop", records.by_name(records.load_all(PAPER, "laptop")))
+    assert section is not None
+    element = section.charts[0].svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    light = "color: #1b1f24; --line: #d5d9df; --train: #b0530a; --held: #175cab;"
+    dark = "color: #e8eaed; --line: #3a4049; --train: #f0a868; --held: #8dbdf5;"
+    style = f"svg {{ {light} font-family: sans-serif; }} @media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}"
+    head, sign, body = element.partition(">")
+    return f"{head}{sign}<style>{style}</style>{body}\n"
+
+
 def keys() -> str:
     """Every key of a recipe, with what it may be."""
     return "```toml\n" + dumps(shipped("small")).strip() + "\n```"
 
 
 TABLES: dict[str, Callable[[], str]] = {"accuracy": accuracy, "published": published, "speed": speed, "keys": keys}
+TABLES |= {"paper": paper, "states": states, "degradation": degradation}
 
 
 def contract(name: str) -> str:
@@ -153,6 +214,9 @@ def main() -> None:
             stale.append(name)
         if before != after and "--check" not in sys.argv:
             path.write_text(after, encoding="utf-8")
+    if "--check" not in sys.argv:
+        (ROOT / "docs" / "images" / "degradation.svg").write_text(draw_degradation(), encoding="utf-8")
+        write_page(PAPER, PAPER / "report.html")
     if stale and "--check" in sys.argv:
         sys.exit(f"{', '.join(stale)}: figures are not those of results/; run: make docs")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,17 +110,23 @@ def show_item(item: str, results: str, as_json: bool) -> None:
         return
     console = screen()
     say(console, (found.title, "bold"))
-    console.print()
-    table = new_table(first=(found.head[0], "left"))
-    for name in found.head[1:]:
-        table.add_column(name, justify="left" if name in ("output", "block") else "right", no_wrap=True)
-    table.columns[0].no_wrap = True
-    for row in found.rows:
-        table.add_row(*map(shown, row))
-    console.print(table)
+    if found.rows:
+        show_rows(console, found.head, found.rows)
     for note in found.notes:
         console.print()
         say(console, note)
+
+
+def show_rows(console: Console, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table: text to the left, numbers to the right."""
+    table = new_table(first=(head[0], "left"))
+    for name in head[1:]:
+        table.add_column(name, justify="left" if name in ("output", "block") else "right", no_wrap=True)
+    table.columns[0].no_wrap = True
+    for row in rows:
+        table.add_row(*map(shown, row))
+    console.print()
+    console.print(table)
 
 
 @paper.command(

@@ -105,7 +105,9 @@ class Loop:
         self.epochs = math.ceil(self.steps / self.per_epoch)
         self.monitored = next((name for name in (recipe.run.watch, "val", "test") if name in data.splits), None)
         self.saved_step, self.saved_at = state.step, time.monotonic()
-        self.unread: list[tuple[int, Tensor]] = []
+        self.unread: list[tuple[int, Tensor]] = []  # step, and mean loss and correct answers of its batch
+        # A batch's sums to mean loss and correct answers. Made once: moving it would make a GPU wait.
+        self.mean_loss = torch.tensor([1 / self.batch, 1.0], dtype=torch.float64, device=state.device)
 
     def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Go to a checkpoint's step, and take back what was logged after it."""
@@ -202,7 +204,7 @@ class Loop:
         state.sgd.step()
         if state.average:
             state.average.update(state.network, state.step)
-        return total / torch.tensor([self.batch, 1], device=state.device)
+        return total * self.mean_loss
 
     def look(self, rate: float) -> float:
         """Read and log what the last steps gave, which waits for the device. Raises Diverged at the first bad loss."""

@@ -23,7 +23,14 @@ def deepened(shallow: ResNet, name: str) -> ResNet:
     own = shallow.arch
     if own.shortcut != "none" or own.preactivation or own.norm != "batch":
         raise ValueError(f"{own.name}: identity layers are added to plain networks with batch normalisation after them")
-    wanted = architecture(name, classes=own.classes, channels=own.channels, stem_stride=own.stem_stride)
+    wanted = architecture(
+        name,
+        classes=own.classes,
+        channels=own.channels,
+        stride=own.stride,
+        stem_stride=own.stem_stride,
+        init=own.init,
+    )
     if replace(wanted, name=own.name, blocks=own.blocks) != own:
         raise ValueError(f"{name}: is of another kind than {own.name}")
     if any(more < fewer for more, fewer in zip(wanted.blocks, own.blocks, strict=True)):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from resnetkit.errors import UserError, nearest
+from resnetkit.paper.claims import ITEMS
 from resnetkit.recipe import Recipe
 from resnetkit.recipes import shipped
 
@@ -172,7 +173,9 @@ class Run:
 
 
 def find_study(name: str) -> Study:
-    """The study of that name. Raises UserError with the nearest one."""
+    """The study of that name, or the one that shows a table or figure, "figure7". Raises UserError."""
+    shown = {item.key: item.study for item in ITEMS if item.study}
+    name = name if name in STUDIES else shown.get(name, name)
     if name not in STUDIES:
         raise UserError(f"study {name!r}: choose from {', '.join(STUDIES)}{nearest(name, STUDIES)}")
     return STUDIES[name]

@@ -35,7 +35,8 @@ def table_of(key: str, results: Path) -> Printed:
     """A table of the paper by its key, "table1". Raises UserError."""
     items = {item.key: item for item in claims.ITEMS}
     if key not in items:
-        raise UserError(f"{key}: choose from {', '.join(items)}{nearest(key, items)}")
+        hint = nearest(key, items) or "; see: resnet paper list"
+        raise UserError(f"{key}: no table or figure of the paper, such as table1 or figure7{hint}")
     if key == "table1":
         return table1()
     if key in ("table2", "table3"):
