@@ -19,13 +19,9 @@ if TYPE_CHECKING:
     from resnetkit.paper.running import Begun, Done
 
 BUDGETS = ["laptop", "workstation", "full"]
-RUNS = Path("runs/paper")
+RUNS, RESULTS = Path("runs/paper"), "results/paper"
 results_option = click.option(
-    "--results",
-    metavar="DIR",
-    default="results/paper",
-    show_default=True,
-    help="Where the figures of the runs are kept.",
+    "--results", metavar="DIR", default=RESULTS, show_default=True, help="Where what was measured is kept."
 )
 
 
@@ -160,12 +156,18 @@ def run_study(study: str, data: str, budget: Any, seeds: int | None, results: st
     try:
         follow(steps, screen(stderr=as_json), as_json)
     except Stopped as stopped:
-        again = f"resnet paper run {study} --data {shlex.quote(data)} --budget {budget}"
+        given = ["--data", data, "--budget", budget, *(["--seeds", str(seeds)] if seeds else [])]
+        again = shlex.join(["resnet", "paper", "run", study, *given, *place_of(results)])
         complain(f"stopped in {stopped.run.name} after step {stopped.step:,}; go on with: {again}")
         return 128 + stopped.signum
     if not as_json:
-        say(screen(), f"next: resnet paper report{'' if results == 'results/paper' else ' --results ' + results}")
+        say(screen(), f"next: {shlex.join(['resnet', 'paper', 'report', *place_of(results)])}")
     return 0
+
+
+def place_of(results: str) -> list[str]:
+    """The option that says where results are, where it has to be said."""
+    return [] if results == RESULTS else ["--results", results]
 
 
 def follow(steps: Iterable[Any], console: Console, as_json: bool) -> None:

@@ -30,8 +30,9 @@ def curves(budget: str, groups: Groups) -> Section | None:
     everything = [record for d in plain for record in groups[f"plain{d}"]] + [
         record for d in residual for record in groups[f"resnet{d}"]
     ]
-    top = min(100.0, max(record.final_train_error for record in everything) + 8)
-    bottom = max(0.0, min(min(r.final_train_error, r.test_error) for r in everything) - 8)
+    # What happens in the first tenth, where all fall from a guess, would leave no room for what comes after.
+    top = max(y for record in everything for x, y in record.train_curve if x >= 0.1 * record.train_curve[-1][0]) + 2
+    bottom = max(0.0, min(min(r.final_train_error, r.test_error) for r in everything) - 3)
     panels, seen = [], []
     for kind, name, found in (("plain", "plain", plain), ("resnet", "residual", residual)):
         if not found:
