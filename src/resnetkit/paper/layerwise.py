@@ -105,10 +105,17 @@ def gradients(budget: str, groups: Groups) -> Section | None:
     )
 
 
+def number(value: float) -> str:
+    """A positive number as a person reads it: two figures, or a count."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.2g}" if value >= 1e-30 else "0"
+
+
 def gradient_words(values: list[float]) -> str:
     """Which way the gradient goes on its way back, in words."""
     ratio = values[0] / values[-1]
-    way = f"grows {ratio:.3g} times" if ratio > 1 else f"shrinks {1 / ratio:.3g} times"
+    way = f"grows {number(ratio)} times" if ratio > 1 else f"shrinks {number(1 / ratio)} times"
     return (
         f"Its gradient {way} from the last convolution back to the first before training, "
         f"and is nowhere below {min(values):.2g}."
@@ -133,11 +140,12 @@ def starts(budget: str, found: list[dict[str, Any]]) -> Section | None:
                 style = STYLES[0] if plain else STYLES[1]
                 lines.append(Curve(label, list(range(1, len(values) + 1)), values, colours[one["init"]], style))
             panels.append(Panel(f"{title}: {unit}", lines, "layer", unit, log=True))
-    small, he = (last["none", init, True, "variance"] for init in ("small", "he"))
+    small, he = (number(last["none", init, True, "variance"]) for init in ("small", "he"))
+    grown = number(last["none", "he", False, "variance"])
     seen = (
-        f"Without normalisation, the variance that leaves a plain network of 56 layers is {small:.1e} when it starts "
-        f"at std 0.01 (nothing is left) and {he:.2g} with He's; shortcuts keep the signal alive at any start, and let "
-        f"it grow with He's, to {last['none', 'he', False, 'variance']:.1e}.",
+        f"Without normalisation, the variance that leaves a plain network of 56 layers is {small} when it starts at std "
+        f"0.01 (nothing is left) and {he} with He's; shortcuts keep the signal alive at any start, and let it grow with "
+        f"He's, to {grown}.",
         "With normalisation every layer has a response and a gradient, whatever the start.",
     )
     caption = "Before the first step, layer by layer; below 1e-12 there is nothing."

@@ -6,6 +6,7 @@ The page is made from these files alone; they are small enough to be committed.
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,6 +111,16 @@ def spec_name(spec: str) -> str:
     """`cifar10:cifar10-q75` of cifar10:/home/me/cifar10-q75."""
     kind, colon, where = spec.rpartition(":")
     return f"{kind}{colon}{Path(where).name}"
+
+
+def make_place(folder: Path) -> None:
+    """Make the folder of a budget's records, before anything is run for them. Raises UserError when that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --results") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: cannot be written; choose another --results")
 
 
 def save(record: Record, path: Path) -> None:

@@ -55,7 +55,8 @@ def run_study(
 
     folder   where the run folders go: FOLDER/BUDGET/NAME-seedN
     results  where the records go: RESULTS/BUDGET/NAME-seedN.json
-    Raises UserError when the pictures do not fit, or what lies in either place is of another recipe or other pictures.
+    Raises UserError when the pictures do not fit, or what lies in either place is of another recipe or other pictures,
+    or the records cannot be written.
     """
     runs = study_runs(study, budget, seeds)
     found = open_data(data)
@@ -64,6 +65,7 @@ def run_study(
     mark = fingerprint(whole, audit)
     for run in runs:  # before an hour is spent
         check_present(run, results, folder, mark)
+    records.make_place(results / budget)
     if study.name == "initialisation":
         write_starts(whole, audit, runs[0], results)
     for number, run in enumerate(runs, start=1):
@@ -151,7 +153,8 @@ def write_starts(data: Data, audit: Audit, run: Run, results: Path) -> None:
     size = SCALES[run.budget].size
     reader = Reader(split, Preprocess(size, "shorter", size, "bilinear", 3, "RGB", (0.5,) * 3, (0.25,) * 3, False),
                     threads=default_threads())  # fmt: skip
-    pictures, labels = batch_of(reader, split.splits["train"][:: len(split.splits["train"]) // BATCH][:BATCH], "cpu")
+    train = split.splits["train"]
+    pictures, labels = batch_of(reader, train[:: max(1, len(train) // BATCH)][:BATCH], "cpu")
     found = []
     for name in ("plain56-cifar", "resnet56-cifar"):
         for norm in ("batch", "none"):

@@ -83,7 +83,7 @@ def seeds(found: list[Record]) -> str:
     return f"{len(found)} seeds" if len(found) > 1 else "one seed"
 
 
-SAME = "the networks are those of the first figure at this budget"
+SAME = "The networks are those of the first figure at this budget"
 
 
 def deviations_of(found: list[Record]) -> tuple[str, ...]:
