@@ -63,7 +63,8 @@ def draw_panels(panels: Sequence[Panel], name: str, message: str, *, columns: in
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    rows = -(-len(panels) // columns)
+    panels = [panel for panel in panels if panel.curves]
+    rows = max(1, -(-len(panels) // columns))
     with mpl.rc_context(RC | {"font.size": 10}):
         figure = Figure(figsize=(4.6 * columns, 3.3 * rows), layout="constrained")
         for index, panel in enumerate(panels):

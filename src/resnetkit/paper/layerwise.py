@@ -114,8 +114,9 @@ def number(value: float) -> str:
 
 def gradient_words(values: list[float]) -> str:
     """Which way the gradient goes on its way back, in words."""
-    ratio = values[0] / values[-1]
-    way = f"grows {number(ratio)} times" if ratio > 1 else f"shrinks {number(1 / ratio)} times"
+    ratio = values[0] / values[-1] if values[-1] else 0.0
+    way = f"shrinks {number(1 / ratio)} times" if ratio else "shrinks to nothing"
+    way = f"grows {number(ratio)} times" if ratio > 1 else way
     return (
         f"Its gradient {way} from the last convolution back to the first before training, "
         f"and is nowhere below {min(values):.2g}."
@@ -143,9 +144,9 @@ def starts(budget: str, found: list[dict[str, Any]]) -> Section | None:
     small, he = (number(last["none", init, True, "variance"]) for init in ("small", "he"))
     grown = number(last["none", "he", False, "variance"])
     seen = (
-        f"Without normalisation, the variance that leaves a plain network of 56 layers is {small} when it starts at std "
-        f"0.01 (nothing is left) and {he} with He's; shortcuts keep the signal alive at any start, and let it grow with "
-        f"He's, to {grown}.",
+        f"Without normalisation, the variance that leaves a plain network of 56 layers is {small} when it starts at "
+        f"std 0.01 (nothing is left) and {he} with He's; shortcuts keep the signal alive at any start, and let it grow "
+        f"with He's, to {grown}.",
         "With normalisation every layer has a response and a gradient, whatever the start.",
     )
     caption = "Before the first step, layer by layer; below 1e-12 there is nothing."

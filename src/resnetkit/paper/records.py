@@ -109,8 +109,10 @@ def finite(value: Any) -> Any:
 
 def spec_name(spec: str) -> str:
     """`cifar10:cifar10-q75` of cifar10:/home/me/cifar10-q75."""
-    kind, colon, where = spec.rpartition(":")
-    return f"{kind}{colon}{Path(where).name}"
+    kind, colon, where = spec.partition(":")
+    if colon and "/" not in kind:  # of a path that has a colon in it there is no kind
+        return f"{kind}:{Path(where).name}"
+    return Path(spec).name
 
 
 def make_place(folder: Path) -> None:

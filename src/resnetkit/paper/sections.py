@@ -38,8 +38,10 @@ def train_errors(found: list[Record]) -> Spread:
 
 
 def mean_curve(found: list[Record], *, test: bool = False) -> tuple[list[float], list[float], list[float], list[float]]:
-    """(x, mean, lowest, highest) over the seeds; training curves smoothed."""
-    tables = [record.test_curve if test else record.train_curve for record in found if record.train_curve]
+    """(x, mean, lowest, highest) over the seeds that have a curve; training curves smoothed. Empty where none has."""
+    tables = [table for record in found if (table := record.test_curve if test else record.train_curve)]
+    if not tables:  # all diverged before there was anything to draw
+        return [], [], [], []
     length = min(len(table) for table in tables)
     x = [row[0] for row in tables[0][:length]]
     lines = [[row[1] for row in table[:length]] for table in tables]
@@ -58,10 +60,9 @@ def error_curves(found: list[Record], label: str, colour: str, style: object) ->
     """Training error thin and test error bold, as the paper draws them, with the range of the seeds."""
     x, mean, low, high = mean_curve(found)
     lines = [Curve("", x, mean, colour, style, THIN, (low, high))]
-    if found[0].test_curve:
-        x, mean, low, high = mean_curve(found, test=True)
-        lines.append(Curve(label, x, mean, colour, style, BOLD))
-    return lines
+    x, mean, _, _ = mean_curve(found, test=True)
+    lines.append(Curve(label, x, mean, colour, style, BOLD))
+    return [line for line in lines if line.x]
 
 
 def settings_of(found: list[Record], groups: Groups) -> str:

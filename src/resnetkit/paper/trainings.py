@@ -31,7 +31,8 @@ def curves(budget: str, groups: Groups) -> Section | None:
         record for d in residual for record in groups[f"resnet{d}"]
     ]
     # What happens in the first tenth, where all fall from a guess, would leave no room for what comes after.
-    top = max(y for record in everything for x, y in record.train_curve if x >= 0.1 * record.train_curve[-1][0]) + 2
+    late = [y for record in everything for x, y in record.train_curve if x >= 0.1 * record.train_curve[-1][0]]
+    top = max(late, default=100.0) + 2
     bottom = max(0.0, min(min(r.final_train_error, r.test_error) for r in everything) - 3)
     panels, seen = [], []
     for kind, name, found in (("plain", "plain", plain), ("resnet", "residual", residual)):
@@ -83,7 +84,7 @@ def crossing(groups: Groups, found: list[int]) -> float | None:
 def existence(budget: str, groups: Groups) -> Section | None:
     """The argument of Sec. 1."""
     built = [record for record in groups.get("plain20", ()) if record.measured.get("deepened")]
-    trained = groups.get("plain56", [])
+    trained = [record for record in groups.get("plain56", ()) if record.measured.get("train")]
     if not built or not trained:
         return None
 
