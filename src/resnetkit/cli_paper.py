@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -117,7 +117,9 @@ def show_rows(console: Console, head: Sequence[str], rows: Iterable[Sequence[str
     """A table: text to the left, numbers to the right."""
     table = new_table(first=(head[0], "left"))
     for name in head[1:]:
-        table.add_column(name, justify="left" if name in ("output", "block") else "right", no_wrap=True)
+        justify: Literal["left", "right"] = "left" if name in ("output", "block") else "right"
+        own = name.startswith("ours")  # as many as there are budgets: broken where they do not fit, never cut
+        table.add_column(name.replace(", ", ",\n"), justify=justify, no_wrap=not own, overflow="fold")
     table.columns[0].no_wrap = True
     for row in rows:
         table.add_row(*map(shown, row))
