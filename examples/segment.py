@@ -12,8 +12,8 @@ convolution on each map, all brought to the size of the finest one and added, as
 1612.03144), then a 3x3 convolution and the classes, background and ten digits. It is trained twice, from the same
 weights of the network, on the same pictures, for as many steps: on all the maps, and on the last one alone, which knows
 what there is and has lost where it is. The score is the intersection over union, the mean over the ten digits; whoever
-always answers "background" gets 0. Number of steps and learning rate were chosen on 200 pictures made in the same way as
-the held-out ones, so the scores are a little kind.
+always answers "background" gets 0. Number of steps and learning rate were chosen on 200 pictures made in the same way
+as the held-out ones, so the scores are a little kind.
 
 Result: results/segment.json
 """

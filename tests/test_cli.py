@@ -107,7 +107,8 @@ def test_version(resnet: Callable[..., tuple[int, str, str]]) -> None:
         ("trian photos", "no such command 'trian'; did you mean 'train'? (see: resnet --help)"),
         (
             "xyzzy",
-            "no such command 'xyzzy'; choose from train, resume, evaluate, predict, embed, model, recipe, paper, import",
+            "no such command 'xyzzy'; choose from train, resume, evaluate, predict, embed, model, recipe, paper, "
+            "import",
         ),
         ("recipe shwo small", "no such command 'shwo'; did you mean 'show'? (see: resnet recipe --help)"),
         ("train", "missing argument 'DATA' (see: resnet train --help)"),

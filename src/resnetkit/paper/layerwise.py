@@ -10,6 +10,8 @@ from resnetkit.paper.drawings import STYLES, Curve, Panel, draw_panels
 from resnetkit.paper.records import Record
 from resnetkit.paper.sections import SAME, Groups, Section, depths
 
+EXPLODED = 1e30  # stands for what was no longer a number
+
 
 def four(groups: Groups) -> list[tuple[str, list[Record], str, object]]:
     """The plain and residual networks with their looks: colour tells the kind, the style the depth."""
@@ -26,13 +28,13 @@ def four(groups: Groups) -> list[tuple[str, list[Record], str, object]]:
 
 
 def mean_layers(found: list[Record], *path: str) -> list[float]:
-    """The mean over seeds of a list of numbers, one per layer; what is not a number counts as 0."""
+    """The mean over seeds of a list of numbers, one per layer; what is not a number counts as huge."""
     lists = []
     for record in found:
         value = record.measured
         for key in path:
             value = value[key]
-        lists.append([0.0 if number is None else float(number) for number in value])
+        lists.append([EXPLODED if number is None else float(number) for number in value])
     return [statistics.fmean(column) for column in zip(*lists, strict=True)]
 
 
@@ -135,7 +137,7 @@ def starts(budget: str, found: list[dict[str, Any]]) -> Section | None:
             lines = []
             for one in (one for one in found if one["norm"] == norm):
                 plain = one["arch"].startswith("plain")
-                values = [0.0 if value is None else value for value in one[what]]
+                values = [EXPLODED if value is None else value for value in one[what]]
                 last[norm, one["init"], plain, what] = values[-1] if what == "variance" else values[0]
                 label = f"{names[one['init']]}, {'plain' if plain else 'residual'}"
                 style = STYLES[0] if plain else STYLES[1]

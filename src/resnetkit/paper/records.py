@@ -24,7 +24,17 @@ STARTS = "starts.json"  # signals of networks before their first step, beside th
 POINTS = 150  # of a training curve
 LAST = 100  # iterations over which the final training error is taken
 ABOUT = ("fingerprint", "device", "torch_threads", "versions", "machine", "derived", "notes")  # of the environment
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # by number of seeds
+T95 = {
+    2: 12.706,
+    3: 4.303,
+    4: 3.182,
+    5: 2.776,
+    6: 2.571,
+    7: 2.447,
+    8: 2.365,
+    9: 2.306,
+    10: 2.262,
+}  # by number of seeds; of more: a little wide
 
 
 @dataclass(frozen=True)
@@ -182,7 +192,7 @@ class Spread:
 def spread(values: list[float]) -> Spread:
     """Mean and interval of one number per seed."""
     n, mean = len(values), statistics.fmean(values)
-    half = T95.get(n, 1.96) * statistics.stdev(values) / math.sqrt(n) if n > 1 else 0.0
+    half = T95[min(n, 10)] * statistics.stdev(values) / math.sqrt(n) if n > 1 else 0.0
     return Spread(mean, mean - half, mean + half, n)
 
 

@@ -39,7 +39,8 @@ def train_errors(found: list[Record]) -> Spread:
 
 def mean_curve(found: list[Record], *, test: bool = False) -> tuple[list[float], list[float], list[float], list[float]]:
     """(x, mean, lowest, highest) over the seeds that have a curve; training curves smoothed. Empty where none has."""
-    tables = [table for record in found if (table := record.test_curve if test else record.train_curve)]
+    whole = [record for record in found if record.diverged is None] or found
+    tables = [table for record in whole if (table := record.test_curve if test else record.train_curve)]
     if not tables:  # all diverged before there was anything to draw
         return [], [], [], []
     length = min(len(table) for table in tables)
