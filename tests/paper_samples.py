@@ -76,7 +76,7 @@ def written(
     measured: dict[str, Any] = {"classes": 10, "jpeg": False}
     if study != "imagenet":
         layers = int("".join(filter(str.isdigit, name.partition("-")[0]))) - 1
-        measured |= {"responses": [0.5] * layers, "start": layer_numbers(layers), "end": layer_numbers(layers)}
+        measured |= {"start": layer_numbers(layers), "end": layer_numbers(layers)}
         measured["train"] = {"n": 1000, "correct": 700}
     if name == "plain20":
         measured["deepened"] = {"layers": 56, "correct": 700, "largest_difference": 0.0}

@@ -75,7 +75,7 @@ def test_a_record_holds_what_its_run_wrote(undisturbed: Path) -> None:
         assert record.test_error == pytest.approx(100 - 5 * result["result"]["correct"])
         assert record.recipe == json.loads((run / "recipe.json").read_text())
         assert (record.name, record.seed, record.budget) == (title[:-6], 0, "laptop")
-        assert [len(record.measured["responses"]), len(record.measured["end"]["gradient"])] == [7, 7]
+        assert [len(record.measured["end"]["variance"]), len(record.measured["end"]["gradient"])] == [7, 7]
 
 
 @pytest.mark.parametrize("stops", [[1, 2, 3], [5, 4, 3]], ids=str)

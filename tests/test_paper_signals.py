@@ -25,6 +25,12 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
+def deviations(network: ResNet, pictures: torch.Tensor) -> list[float]:
+    """Figure 7's statistic with running statistics, so that each can be set by hand."""
+    with torch.no_grad():
+        return [response.std().item() for response in responses(network.eval(), pictures)[0]]
+
+
 def made(name: str, **choices: Any) -> ResNet:
     """In double precision, with random numbers wherever a network begins with zeros and ones."""
     network = ResNet(architecture(name, classes=4, **choices)).double()
@@ -117,7 +123,7 @@ def test_responses_are_those_of_the_formulas(choices: dict[str, Any]) -> None:
     network, pictures = made(**choices), some_pictures()
     reference = Reference(network, training=False)
     logits = reference(pictures)
-    found = responses(network.train(), pictures)
+    found = deviations(network, pictures)
     assert found == pytest.approx([tensor.std().item() for tensor in reference.seen], rel=1e-9)
     assert not network.training
     with torch.no_grad():
@@ -163,7 +169,7 @@ def test_a_plain_network_that_hands_on_its_input() -> None:
     """Two white pictures of 8x8: 3 of 16 channels are 1, then 3 of 32 and 3 of 64, at 64, 16 and 4 places."""
     one = [(3, 1.0)]
     expected = [deviation(one, 16, 2 * 64)] * 3 + [deviation(one, 32, 2 * 16)] * 2 + [deviation(one, 64, 2 * 4)] * 2
-    found = responses(passing("plain8-cifar"), torch.ones(2, 3, 8, 8, dtype=torch.float64))
+    found = deviations(passing("plain8-cifar"), torch.ones(2, 3, 8, 8, dtype=torch.float64))
     assert found == pytest.approx(expected, rel=1e-9)
 
 
@@ -175,14 +181,14 @@ def test_responses_are_taken_before_the_addition() -> None:
     """
     expected = [deviation([(3, 1.0)], 16, 2 * 64)] * 3
     expected += [deviation([(3, 2.0)], 32, 2 * 16)] * 2 + [deviation([(6, 2.0)], 64, 2 * 4)] * 2
-    found = responses(passing("resnet8-cifar"), torch.ones(2, 3, 8, 8, dtype=torch.float64))
+    found = deviations(passing("resnet8-cifar"), torch.ones(2, 3, 8, 8, dtype=torch.float64))
     assert found == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["plain8-cifar", "resnet8-cifar"])
 def test_responses_are_taken_before_the_nonlinearity(name: str) -> None:
     """Black pictures: the first response is as large as that of white ones, the ReLU after it leaves nothing."""
-    found = responses(passing(name), -torch.ones(2, 3, 8, 8, dtype=torch.float64))
+    found = deviations(passing(name), -torch.ones(2, 3, 8, 8, dtype=torch.float64))
     assert found == pytest.approx([deviation([(3, 1.0)], 16, 2 * 64)] + [0.0] * 6, abs=1e-12)
 
 
@@ -252,7 +258,7 @@ def test_a_second_look_sees_the_same(choices: dict[str, Any]) -> None:
 def test_a_look_that_fails_stops_listening() -> None:
     network = made("resnet8-cifar")
     with pytest.raises(RuntimeError):
-        responses(network, torch.zeros(1, 5, 8, 8, dtype=torch.float64))
+        deviations(network, torch.zeros(1, 5, 8, 8, dtype=torch.float64))
     assert not any(module._forward_hooks for module in network.modules())
 
 

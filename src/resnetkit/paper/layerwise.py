@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
@@ -21,7 +22,7 @@ def four(groups: Groups) -> list[tuple[str, list[Record], str, object]]:
         for depth in every:
             label = f"{name}-{depth}"
             style = STYLES[every.index(depth) % len(STYLES)]
-            group = [r for r in groups[f"{kind}{depth}"] if r.measured.get("responses")]
+            group = [r for r in groups[f"{kind}{depth}"] if r.measured.get("end")]
             if group:
                 found.append((label, group, colour, style))
     return found
@@ -45,7 +46,7 @@ def responses(budget: str, groups: Groups) -> Section | None:
         return None
     ordered, ranked, means = [], [], {}
     for label, found, colour, style in shown:
-        values = mean_layers(found, "responses")
+        values = [math.sqrt(value) for value in mean_layers(found, "end", "variance")]
         means[label] = statistics.fmean(values)
         x = list(range(1, len(values) + 1))
         ordered.append(Curve(label, x, values, colour, style))
@@ -55,9 +56,9 @@ def responses(budget: str, groups: Groups) -> Section | None:
         Panel("the largest first", ranked, "layer, sorted by magnitude", "standard deviation"),
     ]
     listed = ", ".join(f"{label} {value:.2f}" for label, value in means.items())
-    seen = (f"Averaged over the layers: {listed}.",)
+    seen = (f"Averaged over the layers: {listed}.", *compared(means))
     caption = "Standard deviation of each layer's response."
-    message = f"{caption} {seen[0]}"
+    message = f"{caption} {' '.join(seen)}"
     chart = Chart("Standard deviation of layer responses", caption, draw_panels(panels, f"responses-{budget}", message))
     return Section(
         key=f"responses-{budget}",
@@ -67,8 +68,22 @@ def responses(budget: str, groups: Groups) -> Section | None:
         seen=seen,
         charts=(chart,),
         settings=SAME,
-        deviations=("taken on 256 training pictures, in evaluation mode; the paper does not say on which",),
+        deviations=("taken on 256 training pictures and normalised by them; the paper does not say on which",),
     )
+
+
+def compared(means: dict[str, float]) -> list[str]:
+    """Whether the paper's two statements on responses hold for ours, in words."""
+    said = []
+    twins = [name.removeprefix("plain-") for name in means if name.startswith("plain-")]
+    for depth in (depth for depth in twins if f"residual-{depth}" in means):
+        less = means[f"residual-{depth}"] < means[f"plain-{depth}"]
+        said.append(f"with {depth} layers residual ones respond {'less' if less else 'more'} than plain ones")
+    deep = [value for name, value in means.items() if name.startswith("residual-")]
+    if len(deep) > 1:
+        seen = deep[-1] < deep[0]
+        said.append(f"that deeper residual networks respond less is {'' if seen else 'not '}seen at this budget")
+    return [f"{'; '.join(said)[:1].upper()}{'; '.join(said)[1:]}."] if said else []
 
 
 def gradients(budget: str, groups: Groups) -> Section | None:

@@ -15,7 +15,7 @@ from resnetkit.data.pictures import Data
 from resnetkit.loop import fresh
 from resnetkit.model import ResNet
 from resnetkit.paper.deepen import deepened
-from resnetkit.paper.signals import responses, signals
+from resnetkit.paper.signals import signals
 from resnetkit.weights import ModelFile, open_model, place
 
 BATCH = 256  # training pictures on which responses and gradients are taken
@@ -26,8 +26,7 @@ def measure(folder: Path, data: Data, seed: int, device: str) -> dict[str, Any]:
     """Everything that the page shows of a CIFAR network beyond its curves.
 
     train      correct answers on the training pictures, single view, as in evaluation
-    responses  Figure 7, on training pictures
-    start, end variance of responses and norm of gradients by layer, before and after training
+    start, end variance of responses (Figure 7) and norm of gradients by layer, before and after training
     deepened   of plain-20: correct answers of the 56-layer network built from it, and the largest difference of logits
     """
     model = open_model(folder)
@@ -35,7 +34,7 @@ def measure(folder: Path, data: Data, seed: int, device: str) -> dict[str, Any]:
     reader = Reader(data, model.preprocess, threads=default_threads())
     train = data.splits["train"]
     pictures, labels = batch_of(reader, train[order(seed, 0, len(train))[:BATCH]], device)
-    measured: dict[str, Any] = {"responses": responses(network, pictures)}
+    measured: dict[str, Any] = {}
     measured["start"] = signals(place(fresh(network.arch, seed), torch.device(device)), pictures, labels)
     measured |= compare(model, network, reader, train)
     # Last, because it moves the batch statistics.

@@ -21,30 +21,35 @@ def layers(network: ResNet) -> list[tuple[nn.Module, nn.Module]]:
     return pairs
 
 
-def responses(network: ResNet, pictures: Tensor) -> list[float]:
-    """The standard deviation of each layer's response over all pictures, channels and places (Figure 7).
-
-    `pictures` are normalised ones, (N, C, H, W); the network works as in evaluation and is left in that mode.
-    """
-    network.eval()
-    with torch.no_grad():
-        return [tensor.std().item() for tensor in _responses(network, pictures)]
+def responses(network: ResNet, pictures: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The response of each layer to normalised pictures (N, C, H, W), and the logits, in the network's own mode."""
+    seen: list[Tensor] = []
+    hooks = [  # copied, because ReLU overwrites it
+        module.register_forward_hook(lambda _module, _inputs, output: seen.append(output.detach().clone()))
+        for _, module in layers(network)
+    ]
+    try:
+        logits = network(pictures)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen, logits
 
 
 def signals(network: ResNet, pictures: Tensor, labels: Tensor) -> dict[str, list[float]]:
-    """How strong the signal is at each layer, as in a step of training.
+    """How strong the signal is at each layer, as in a step of training: normalised by the batch itself.
 
-    variance   of the layer's response, forward
+    variance   of the layer's response over pictures, channels and places; Figure 7 shows its square root
     gradient   norm of the loss's gradient with respect to the layer's weights, backward
 
-    Not finite numbers are given as they are. Weights are not changed; batch statistics move, as in a step.
+    With running statistics instead, a few pictures unlike the average can grow from block to block and outweigh all
+    others. Not finite numbers are given as they are. Weights are not changed; running statistics move, as in a step.
     """
     network.train()
     network.zero_grad(set_to_none=True)
     with torch.enable_grad():
-        logits: list[Tensor] = []
-        found = _responses(network, pictures, logits)
-        torch.autograd.backward(F.cross_entropy(logits[0], labels))
+        found, logits = responses(network, pictures)
+        torch.autograd.backward(F.cross_entropy(logits, labels))
     gradients = [convolution.get_parameter("weight").grad for convolution, _ in layers(network)]
     assert all(gradient is not None for gradient in gradients)
     strong = {
@@ -53,20 +58,3 @@ def signals(network: ResNet, pictures: Tensor, labels: Tensor) -> dict[str, list
     }
     network.zero_grad(set_to_none=True)
     return strong
-
-
-def _responses(network: ResNet, pictures: Tensor, logits: list[Tensor] | None = None) -> list[Tensor]:
-    """The response of each layer for one batch, copied: ReLU overwrites it."""
-    seen: list[Tensor] = []
-    hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output: seen.append(output.detach().clone()))
-        for _, module in layers(network)
-    ]
-    try:
-        output = network(pictures)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if logits is not None:
-        logits.append(output)
-    return seen

@@ -34,7 +34,7 @@ def curves(budget: str, groups: Groups) -> Section | None:
     late = [y for record in everything for x, y in record.train_curve if x >= 0.1 * record.train_curve[-1][0]]
     top = max(late, default=100.0) + 2
     bottom = max(0.0, min(min(r.final_train_error, r.test_error) for r in everything) - 3)
-    panels, seen = [], []
+    panels, seen, gaps = [], [], {}
     for kind, name, found in (("plain", "plain", plain), ("resnet", "residual", residual)):
         if not found:
             continue
@@ -48,11 +48,18 @@ def curves(budget: str, groups: Groups) -> Section | None:
             f"{high.mean - low.mean:+.1f} points; test error {test_errors(groups[f'{kind}{found[0]}'])} and "
             f"{test_errors(groups[f'{kind}{found[-1]}'])}."
         )
+        gaps[kind] = high.mean - low.mean
         if mark is not None:
             seen.append(
                 f"From iteration {mark:,.0f} on, {found[-1]} residual layers err no more than {found[0]} in training: "
                 "depth pays, once training is long enough."
             )
+    if {"plain", "resnet"} <= set(gaps) and gaps["plain"] > 0:
+        seen.append(
+            f"Depth costs the residual networks {gaps['resnet']:.1f} points where it costs the plain ones "
+            f"{gaps['plain']:.1f}."
+            + (" That it pays shows when they are trained longer." if gaps["resnet"] > 0 else "")
+        )
     caption = "Thin: training error. Bold: test error. Shaded: from the lowest to the highest seed."
     message = f"{caption} {' '.join(seen)}"
     chart = Chart("Error against iterations", caption, draw_panels(panels, f"curves-{budget}", message))
