@@ -65,7 +65,12 @@ DETECTION = "needs a detector around the network and its data sets; features() g
 ITEMS = (
     Item("figure1", "a plain network of 56 layers errs more than one of 20, in training too", "degradation"),
     Item("figure2", "a residual block: y = F(x) + x", computed=True, why="BasicBlock in resnetkit/model.py"),
-    Item("figure3", "VGG-19, plain-34 and ResNet-34 side by side", computed=True, why="resnet model plain34, resnet34"),
+    Item(
+        "figure3",
+        "VGG-19, plain-34 and ResNet-34 side by side",
+        computed=True,
+        why="resnet model plain34 and resnet34; VGG-19 is of another family",
+    ),
     Item("figure4", "ImageNet: training and validation error, plain and residual, 18 and 34 layers", "imagenet"),
     Item("figure5", "the basic block and the bottleneck", computed=True, why="BasicBlock, Bottleneck in model.py"),
     Item("figure6", "CIFAR-10: error against iterations, plain and residual, 20 to 110 layers", "degradation"),
