@@ -27,11 +27,11 @@ def costs() -> dict[str, dict[Budget, float]]:
 
 
 def seconds(runs: list[Run]) -> float:
-    """Estimated seconds of all these runs: the step of the smallest network, measured, and multiply-adds."""
-    smallest = min(runs, key=lambda run: work(network_of(run.recipe), side(run.recipe)))
-    arch, size, batch = network_of(smallest.recipe), side(smallest.recipe), int(smallest.recipe.optim.batch)
-    per_work = picture_seconds(arch, size, batch) / work(arch, size)
-    return sum(per_work * work(network_of(run.recipe), size) * pictures(run.recipe) for run in runs)
+    """Estimated seconds of all these runs: a measured step of a small network, and multiply-adds."""
+    first = runs[0].recipe
+    small = architecture("resnet20-cifar" if network_of(first).name.endswith("-cifar") else "resnet18")
+    per_work = picture_seconds(small, side(first), int(first.optim.batch)) / work(small, side(first))
+    return sum(per_work * work(network_of(run.recipe), side(first)) * pictures(run.recipe) for run in runs)
 
 
 def pictures(recipe: Recipe) -> float:
