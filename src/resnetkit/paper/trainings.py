@@ -158,15 +158,25 @@ def initialisation(budget: str, groups: Groups) -> Section | None:
                 HELD if word == "residual" else TRAIN,
             )
         )
-    best, worst = min(rows, key=lambda row: row.mean), max(rows, key=lambda row: row.mean)
-    with_bn = [row.mean for row in rows[:4]]
+    mean = {name: row.mean for name, row in zip(names, rows, strict=True)}
+
+    def effect(without: str, having: str) -> float:
+        """Points that a thing takes off the error, on average over the pairs that differ in it alone."""
+        pairs = [(mean[name], mean[name.replace(without, having)]) for name in mean if without in name]
+        return sum(worse - better for worse, better in pairs) / len(pairs)
+
+    with_bn, bare = (
+        sum(mean[f"{kind}20-{norm}-small"] - mean[f"{kind}20-{norm}-he"] for kind in ("plain", "resnet")) / 2
+        for norm in ("bn", "nobn")
+    )
     seen = (
-        f"With batch normalisation the start hardly matters: the four errors lie between {min(with_bn):.1f} and "
-        f"{max(with_bn):.1f}\u00a0%. Best is {best.label} with {best.mean:.1f}\u00a0%, worst {worst.label} with "
-        f"{worst.mean:.1f}\u00a0%; guessing is {groups['plain20-bn-he'][0].guessing:.0f}\u00a0%.",
+        f"On average over the other two, normalisation takes {effect('-nobn-', '-bn-'):.1f} points off the error, He's "
+        f"initialisation {effect('small', 'he'):.1f} and shortcuts {effect('plain', 'resnet'):.1f}.",
+        f"He's initialisation is worth {bare:.1f} points without normalisation and {with_bn:.1f} with it. A guess "
+        f"errs in {groups['plain20-bn-he'][0].guessing:.0f}\u00a0%.",
     )
     caption = "Training error of 20 layers."
-    message = f"{caption} {seen[0]}"
+    message = f"{caption} {' '.join(seen)}"
     chart = Chart("Training error", caption, draw_rows(rows, "training error, %", f"initialisation-{budget}", message))
     first = groups["plain20-bn-he"]
     return Section(
