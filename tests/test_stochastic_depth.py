@@ -253,3 +253,9 @@ def test_a_network_without_shortcuts_cannot_skip(choice: str, noise: Path, tmp_p
 def test_the_probability_is_below_one(noise: Path) -> None:
     with pytest.raises(UserError, match=r"optim\.stochastic_depth = 1\.0 in --set: must be a number in \[0, 1\)"):
         resnetkit.train(noise, recipe=tiny("optim.stochastic_depth=1.0"))
+
+
+def test_a_frozen_backbone_cannot_skip(noise: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^optim\.stochastic_depth=0\.7: a frozen backbone leaves out no block; "):
+        resnetkit.train(noise, recipe=tiny("optim.freeze=backbone"), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

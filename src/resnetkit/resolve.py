@@ -41,6 +41,10 @@ def resolve(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None)
     if recipe.run.watch == "test" and "test" not in data.splits:
         raise UserError(f'run.watch="test": {data.spec} has no such split, only {", ".join(data.splits)}')
     arch = resolve_architecture(recipe, data, weights)
+    if recipe.optim.freeze == "backbone" and recipe.optim.stochastic_depth:
+        raise UserError(
+            f"optim.stochastic_depth={recipe.optim.stochastic_depth:g}: a frozen backbone leaves out no block; set it to 0"
+        )
     if arch.shortcut == "none" and recipe.optim.stochastic_depth:
         raise UserError(
             f"optim.stochastic_depth={recipe.optim.stochastic_depth:g}: {arch.name} has no shortcuts, so nothing would "
