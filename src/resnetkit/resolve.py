@@ -41,13 +41,12 @@ def resolve(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None)
     if recipe.run.watch == "test" and "test" not in data.splits:
         raise UserError(f'run.watch="test": {data.spec} has no such split, only {", ".join(data.splits)}')
     arch = resolve_architecture(recipe, data, weights)
-    if recipe.optim.freeze == "backbone" and recipe.optim.stochastic_depth:
+    rate = recipe.optim.stochastic_depth
+    if rate and recipe.optim.freeze == "backbone":
+        raise UserError(f"optim.stochastic_depth={rate:g}: a frozen backbone leaves out no block; set it to 0")
+    if rate and arch.shortcut == "none":
         raise UserError(
-            f"optim.stochastic_depth={recipe.optim.stochastic_depth:g}: a frozen backbone leaves out no block; set it to 0"
-        )
-    if arch.shortcut == "none" and recipe.optim.stochastic_depth:
-        raise UserError(
-            f"optim.stochastic_depth={recipe.optim.stochastic_depth:g}: {arch.name} has no shortcuts, so nothing would "
+            f"optim.stochastic_depth={rate:g}: {arch.name} has no shortcuts, so nothing would "
             "get past a block that is left out; set it to 0"
         )
     recipe = replace(recipe, model=replace(recipe.model, arch=arch.name, shortcut=arch.shortcut))
