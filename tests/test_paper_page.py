@@ -18,7 +18,8 @@ from resnetkit.complexity import count
 from resnetkit.errors import UserError
 from resnetkit.paper import drawings, tables
 from resnetkit.paper import page as page_module
-from resnetkit.paper.page import write_page
+from resnetkit.paper.claims import ITEMS
+from resnetkit.paper.page import state_of, write_page
 from resnetkit.paper.records import Record
 from resnetkit.paper.studies import STUDIES, Budget, study_runs
 from test_report import NASTY, SHOWN, Page, assert_alone
@@ -265,3 +266,12 @@ def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/report\.html: cannot be written .*; choose another --out"):
         write_page(tmp_path / "results", tmp_path / "file" / "report.html")
+
+
+@pytest.mark.parametrize(("deep", "state"), [(0.3, "reproduced at reduced scale"), (0.1, "not reproduced")])
+def test_a_study_that_shows_the_contrary_is_not_called_reproduced(deep: float, state: str) -> None:
+    networks = ("plain18", "resnet18-A", "plain34", "resnet34-A", "resnet34-B", "resnet34-C")
+    shares = {name: 0.2 for name in networks} | {"resnet34-A": deep}
+    found = [written(f"imagenet-{name}", study="imagenet", result={"top1": share}) for name, share in shares.items()]
+    table2 = next(item for item in ITEMS if item.key == "table2")
+    assert state in state_of(table2, {"laptop": found, "workstation": [], "full": []})
