@@ -271,7 +271,7 @@ def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("deep", "state"), [(0.3, "reproduced at reduced scale"), (0.1, "not reproduced")])
 def test_a_study_that_shows_the_contrary_is_not_called_reproduced(deep: float, state: str) -> None:
     networks = ("plain18", "resnet18-A", "plain34", "resnet34-A", "resnet34-B", "resnet34-C")
-    shares = {name: 0.2 for name in networks} | {"resnet34-A": deep}
+    shares = dict.fromkeys(networks, 0.2) | {"resnet34-A": deep}
     found = [written(f"imagenet-{name}", study="imagenet", result={"top1": share}) for name, share in shares.items()]
     table2 = next(item for item in ITEMS if item.key == "table2")
     assert state in state_of(table2, {"laptop": found, "workstation": [], "full": []})
