@@ -21,7 +21,7 @@ from resnetkit.data.loader import Reader
 from resnetkit.data.pictures import Arrays, Data, Files
 from resnetkit.data.split import save_split
 from resnetkit.data.transforms import Preprocess
-from resnetkit.errors import UserError
+from resnetkit.errors import Diverged, UserError
 from resnetkit.evaluation import ClassScore, Mistake, Result, evaluate, measure, score, wilson
 from resnetkit.model import ResNet, architecture
 from resnetkit.weights import ModelFile, save_model
@@ -383,3 +383,11 @@ def test_a_run_is_scored_on_what_it_kept_back(tmp_path: Path, animals: Path) -> 
 def test_a_model_file_alone_does_not_know_its_pictures(animals: Path) -> None:
     with pytest.raises(UserError, match="say which pictures to evaluate it on"):
         evaluate(animals)
+
+
+def test_a_network_that_answers_with_no_number_is_refused() -> None:
+    data = arrays(5, 3)
+    model = make_model(data.classes)
+    torch.nn.init.constant_(model.network.fc.bias, torch.nan)
+    with pytest.raises(Diverged, match=r"the network answers with what is no number; train it anew"):
+        evaluate(model, data)
