@@ -11,7 +11,7 @@ import click
 
 from resnetkit.errors import UserError
 from resnetkit.shell import Commands, complain, emit, json_option
-from resnetkit.terminal import counted, duration, new_table, say, screen, shown
+from resnetkit.terminal import Watcher, counted, duration, live_area, new_table, say, screen, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,6 +52,7 @@ def list_items(as_json: bool) -> None:
 
     The costs are estimates from a few steps of training that are timed now.
     """
+    from dataclasses import asdict
 
     from resnetkit.paper.claims import ITEMS
     from resnetkit.paper.cost import costs
@@ -59,9 +60,7 @@ def list_items(as_json: bool) -> None:
 
     took = costs()
     if as_json:
-        items = [
-            {"key": i.key, "title": i.title, "study": i.study, "computed": i.computed, "why": i.why} for i in ITEMS
-        ]
+        items = [asdict(item) for item in ITEMS]
         studies = [{"name": s.name, "about": s.about, "seconds": took[s.name]} for s in STUDIES.values()]
         emit({"items": items, "studies": studies})
         return
@@ -174,17 +173,11 @@ def place_of(results: str) -> list[str]:
 
 def follow(steps: Iterable[Any], console: Console, as_json: bool) -> None:
     """Show a study as it goes: a line before and after each run, a live line within."""
-    from contextlib import nullcontext
-
-    from rich.live import Live
-
     from resnetkit.events import Progress, Reading
     from resnetkit.paper.running import Begun, Done
-    from resnetkit.terminal import Watcher
 
-    live = console.file.isatty() and not console.is_dumb_terminal
     head = ""
-    with Live(console=console, auto_refresh=False, transient=True) if live else nullcontext() as area:
+    with live_area(console) as area:
         watcher = Watcher(console, area)
         for step in steps:
             if isinstance(step, Begun):

@@ -11,7 +11,7 @@ import shlex
 import time
 import unicodedata
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from resnetkit.errors import shown_name
@@ -89,14 +89,10 @@ def amount(number: int) -> str:
 
 def follow(events: Iterable[Event], console: Console) -> Finished:
     """Show the events of a training as they come, and return the last one. What the training raises passes through."""
-    from rich.live import Live
-
     from resnetkit.events import Finished
 
-    # Not console.is_terminal: FORCE_COLOR makes that true in a log file, where a live line is litter.
-    live = console.file.isatty() and not console.is_dumb_terminal
     finished: Finished | None = None
-    with Live(console=console, auto_refresh=False, transient=True) if live else nullcontext() as area:
+    with live_area(console) as area:
         watcher = Watcher(console, area)
         for event in events:
             watcher.show(event)
@@ -105,6 +101,15 @@ def follow(events: Iterable[Event], console: Console) -> Finished:
     assert finished is not None, "a training ends with Finished or raises"
     show_end(console, finished, watcher.split)
     return finished
+
+
+def live_area(console: Console) -> AbstractContextManager[Live | None]:
+    """The place of a line that is overwritten; None where there is no terminal."""
+    from rich.live import Live
+
+    # Not console.is_terminal: FORCE_COLOR makes that true in a log file, where a live line is litter.
+    live = console.file.isatty() and not console.is_dumb_terminal
+    return Live(console=console, auto_refresh=False, transient=True) if live else nullcontext()
 
 
 class Watcher:

@@ -66,7 +66,7 @@ def run_study(
     for run in runs:  # before an hour is spent
         check_present(run, results, folder, mark)
     records.make_place(results / budget)
-    if study.name == "initialisation":
+    if study.name == "initialisation" and not (results / budget / records.STARTS).exists():
         write_starts(whole, audit, runs[0], results)
     for number, run in enumerate(runs, start=1):
         yield Begun(run, number, len(runs))
@@ -131,19 +131,15 @@ def check_pictures(study: Study, budget: Budget, data: Data, audit: Audit) -> No
 def check_present(run: Run, results: Path, folder: Path, mark: str) -> None:
     """Raise UserError when a record or a run folder of this name is of another recipe or other pictures."""
     path, place = records.path_of(results, run), folder / run.budget / run.title
-    for where, recipe, environment in (
-        (path, "", ""),
-        (place, "recipe.json", "environment.json"),
-    ):
-        if not where.exists():
-            continue
-        if recipe:
-            asked, pictures = read_json(where / recipe), read_json(where / environment)["fingerprint"]
-        else:
-            record = records.load(where)
-            asked, pictures = record.recipe, record.environment["fingerprint"]
-        records.check_same(run.recipe, asked, where)
-        if pictures != mark:
+    found = []
+    if path.exists():
+        record = records.load(path)
+        found.append((path, record.recipe, record.environment))
+    if place.exists():
+        found.append((place, read_json(place / "recipe.json"), read_json(place / "environment.json")))
+    for where, recipe, environment in found:
+        records.check_same(run.recipe, recipe, where)
+        if environment["fingerprint"] != mark:
             raise UserError(f"{where}: was made from other pictures; move it away, or choose another --results")
 
 
@@ -162,6 +158,4 @@ def write_starts(data: Data, audit: Audit, run: Run, results: Path) -> None:
                 arch = architecture(name, classes=len(data.classes), norm=norm, init=init)
                 about = {"arch": name, "norm": norm, "init": init, "size": size, "seed": 0}
                 found.append(about | signals(fresh(arch, 0), pictures, labels))
-    path = results / run.budget / records.STARTS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, records.finite(found))
+    write_json(results / run.budget / records.STARTS, records.finite(found))

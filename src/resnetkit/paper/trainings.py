@@ -70,7 +70,7 @@ def curves(budget: str, groups: Groups) -> Section | None:
         "Residual networks of the same depth, width and number of parameters do not.",
         seen=tuple(seen),
         charts=(chart,),
-        settings=settings_of(everything[:1] and groups[f"resnet{residual[0]}"], groups),
+        settings=settings_of(groups[f"resnet{residual[0]}"], {"": everything}),
         deviations=deviations_of(everything),
     )
 
