@@ -6,7 +6,8 @@ changes its input; a result may share memory with it where nothing had to be don
 The rules of the field, as torchvision and timm have them:
   resize   "shorter": the shorter side becomes resize_to, the longer floor(resize_to * longer / shorter), up or down;
            "stretch": both sides become resize_to, whatever the shape.
-  crop     size x size from the centre, offset round((side - size) / 2), halves to the even number.
+  crop     size x size from the centre; where an odd border is halved, "even" takes the even number of its two
+           neighbours (Python's round; torchvision, timm), "down" the smaller one (Transformers).
   filter   antialiased, as Pillow's `resize`: it widens with the reduction. OpenCV's and torch's plain ones do not,
            which costs a pretrained network whole points of accuracy.
 """
@@ -82,6 +83,7 @@ class Preprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     exif: bool  # turn pictures as their EXIF orientation says
+    centre: Literal["even", "down"] = "even"  # where a crop of the centre begins when an odd border is halved
 
     def __post_init__(self) -> None:
         _check(self)
@@ -107,8 +109,11 @@ class Preprocess:
         else:
             shorter = min(height, width)
             to_width, to_height = self.resize_to * width // shorter, self.resize_to * height // shorter
-        left, top = round((to_width - self.size) / 2), round((to_height - self.size) / 2)
+        left, top = self._halved(to_width - self.size), self._halved(to_height - self.size)
         return self.window(picture, to_width, to_height, left, top)
+
+    def _halved(self, border: int) -> int:
+        return round(border / 2) if self.centre == "even" else border // 2
 
     def window(self, picture: Pixels, to_width: int, to_height: int, left: int, top: int) -> Pixels:
         """The size x size pixels at (left, top) of the picture resized to to_width x to_height."""
@@ -161,6 +166,7 @@ class Preprocess:
     def from_dict(cls, data: Mapping[str, object]) -> Preprocess:
         """The opposite of `to_dict`. Raises UserError naming the key that is unknown, missing or wrong."""
         keys = [field.name for field in fields(cls)]
+        data = {"centre": "even", **data}  # files from before there was a choice
         for key in data:
             if key not in keys:
                 raise UserError(f"preprocess: unknown key {key!r}{nearest(str(key), keys)}; allowed: {', '.join(keys)}")
@@ -191,6 +197,7 @@ def _check(value: Preprocess) -> None:
         ("filter", tuple(_FILTERS)),
         ("order", ("RGB", "BGR")),
         ("exif", (True, False)),
+        ("centre", ("even", "down")),
     ):
         if getattr(value, key) not in allowed or (key == "exif" and type(value.exif) is not bool):
             raise UserError(f"preprocess {key}={getattr(value, key)!r}: choose from {', '.join(map(str, allowed))}")
