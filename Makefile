@@ -2,17 +2,24 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test lint docs parity clean
 
 help:
 	@echo "make demo    install into .venv, then train, evaluate and predict on scikit-learn's digits (about 2 minutes)"
 	@echo "make test    everything that must hold: style, types, tests"
+	@echo "make parity  prove anew that models go to timm, Transformers and torchvision and back; writes results/parity.json"
 	@echo "make docs    write the figures in README.md and docs/ anew from results/*.json"
 	@echo "make clean   remove .venv and what the demo made"
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+# timm, Transformers and torchvision, to compare with. Tests that need them are skipped where they do not install.
+.venv/peers: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]' \
+	    || echo "timm and Transformers did not install: the tests that compare with them will be skipped"
 	@touch $@
 
 demo: .venv/installed
@@ -28,8 +35,12 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+test: lint .venv/peers
 	$(BIN)/python -m pytest
+
+parity: .venv/peers
+	$(BIN)/python -m pytest tests/test_peers_parity.py --record-parity
+	$(BIN)/python docs/figures.py
 
 docs: .venv/installed
 	$(BIN)/python docs/figures.py

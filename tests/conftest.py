@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -12,6 +15,36 @@ from resnetkit import cli
 
 settings.register_profile("resnetkit", deadline=None)  # no test measures time; machines are busy
 settings.load_profile("resnetkit")
+
+
+PARITY = Path(__file__).parents[1] / "results" / "parity.json"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-parity", action="store_true", help="write results/parity.json from what is proved")
+
+
+@pytest.fixture(scope="session")
+def parity(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
+    """Takes a proof, a row of results/parity.json: writes it there when asked to, else wants to find it there."""
+    recording = request.config.getoption("--record-parity")
+    known = {} if recording else {key(row): row for row in json.loads(PARITY.read_text())["rows"]}
+    proved: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def note(**row: Any) -> None:
+        proved[key(row)] = row | {"difference": float(f"{row['difference']:.1e}")}
+        if not recording:
+            assert key(row) in known, f"{key(row)} is proved but not in {PARITY.name}; run: make parity"
+
+    yield note
+    if recording:
+        rows = [proved[name] for name in sorted(proved)]
+        versions = {name: version(name) for name in ("torch", "torchvision", "timm", "transformers")}
+        PARITY.write_text(json.dumps({"rows": rows, "versions": versions}, indent=1) + "\n")
+
+
+def key(row: dict[str, Any]) -> tuple[str, str]:
+    return row["library"], row["architecture"]
 
 
 @pytest.fixture(scope="session")

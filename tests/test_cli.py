@@ -64,7 +64,7 @@ def test_nothing_escapes_the_tree() -> None:
         path.stem for path in source.rglob("*.py") if re.search(r"argparse|sys\.argv|import click", path.read_text())
     }
     # runs writes down the command that was given
-    assert readers == {"cli", "cli_import", "cli_paper", "cli_recipe", "shell", "runs"}
+    assert readers == {"cli", "cli_compare", "cli_evaluate", "cli_paper", "cli_recipe", "cli_weights", "shell", "runs"}
 
 
 @pytest.mark.parametrize("path", [path for path, _ in commands(cli.root)])
@@ -107,8 +107,8 @@ def test_version(resnet: Callable[..., tuple[int, str, str]]) -> None:
         ("trian photos", "no such command 'trian'; did you mean 'train'? (see: resnet --help)"),
         (
             "xyzzy",
-            "no such command 'xyzzy'; choose from train, resume, evaluate, predict, embed, model, recipe, paper, "
-            "import",
+            "no such command 'xyzzy'; choose from train, resume, evaluate, compare, predict, embed, model, "
+            "recipe, paper, import, export, bn",
         ),
         ("recipe shwo small", "no such command 'shwo'; did you mean 'show'? (see: resnet recipe --help)"),
         ("train", "missing argument 'DATA' (see: resnet train --help)"),
@@ -132,7 +132,7 @@ def test_version(resnet: Callable[..., tuple[int, str, str]]) -> None:
             "no/v.npy: there is no folder no; make it first, or choose another place",
         ),
         ("embed m a.jpg", "missing option '--out' (see: resnet embed --help)"),
-        ("model resnet19", "architecture 'resnet19': choose from resnet18, resnet34, resnet50, resnet101, resnet152"),
+        ("model resnet19", "architecture 'resnet19': choose from resnet18, 26, 34, 50, 101, 152, 200, "),
         ("model resnet21-cifar", "a CIFAR network has 6n+2 layers"),
         ("model plain18 --shortcut B", "plain18 is a network without shortcuts; take resnet18"),
         ("model ./nowhere", "nowhere: no such model file or run folder"),

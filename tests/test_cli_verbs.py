@@ -19,6 +19,7 @@ from resnetkit.evaluation import Result
 from resnetkit.events import Evaluating, Event, Finished, Found, Stopped
 from resnetkit.model import ResNet, architecture
 from resnetkit.prediction import Prediction
+from resnetkit.protocol import Protocol
 from resnetkit.recipe_file import load
 from resnetkit.recipes import recipes, shipped
 from samples import RESULT
@@ -110,8 +111,10 @@ def test_evaluate(resnet: Callable[..., tuple[int, str, str]], monkeypatch: pyte
     assert Result.from_dict(value) == RESULT
     assert resnet("evaluate", "m")[:2][1].startswith("top-1 66.67 % (2 of 3; 95 % interval 20.00 to 90.00)\n")
     device = cli.device()
-    assert calls[0] == (("m", "photos"), {"split": "val", "bad": "skip", "device": device})
-    assert calls[1] == (("m", None), {"split": None, "bad": "stop", "device": device})
+    usual = {"device": device, "protocol": Protocol(), "ensemble": (), "labels": None}
+    assert [named.pop("progress") is not None for _, named in calls] == [True, True]
+    assert calls[0] == (("m", "photos"), {"split": "val", "bad": "skip", **usual})
+    assert calls[1] == (("m", None), {"split": None, "bad": "stop", **usual})
 
 
 def test_predict_goes_on_after_a_bad_picture(
@@ -245,21 +248,22 @@ def weights(tmp_path: Path) -> Path:
 
 
 def importing(weights: Path, out: Path, **changes: str) -> list[str]:
-    options = {"arch": "resnet8-cifar", "classes": "cat,dog", "size": "28", "mean": "0.5,0.5,0.5", "std": "0.2,0.2,0.2"}
-    words = [word for key, value in (options | changes).items() for word in (f"--{key}", value)]
+    options = {"arch": "resnet8-cifar", "classes": "cat,dog", "size": "28", "crop": "1", "filter": "bilinear"}
+    options |= {"mean": "0.5,0.5,0.5", "std": "0.2,0.2,0.2"}
+    words = [word for key, value in (options | changes).items() if value for word in (f"--{key}", value)]
     return ["import", str(weights), *words, "--out", str(out)]
 
 
 def test_import_makes_a_model_file(resnet: Callable[..., tuple[int, str, str]], weights: Path, tmp_path: Path) -> None:
     out, names = tmp_path / "m.safetensors", tmp_path / "classes.txt"
     names.write_text("cat\n\nhot dog\n")
-    code, text, _ = resnet(*importing(weights, out, classes=str(names), crop="0.875", filter="bicubic"), "--no-exif")
+    code, text, _ = resnet(*importing(weights, out, classes=str(names), crop="0.875", filter="bicubic"), "--exif")
     assert code == 0
     assert text.endswith(f"next: resnet evaluate {out} DATA\n")
     value = json.loads(resnet("model", str(out), "--json")[1])
     assert (value["classes"], value["input"]) == (["cat", "hot dog"], [3, 28, 28])
     assert value["preprocess"]["resize_to"] == 32
-    assert (value["preprocess"]["filter"], value["preprocess"]["exif"]) == ("bicubic", False)
+    assert (value["preprocess"]["filter"], value["preprocess"]["exif"]) == ("bicubic", True)
     assert value["provenance"] == {"imported_from": "weights.th"}
     assert "2 classes: cat, hot dog\n" in resnet("model", str(out))[1]
     code, _, err = resnet("model", str(out), "--stem-stride", "2")
@@ -268,17 +272,33 @@ def test_import_makes_a_model_file(resnet: Callable[..., tuple[int, str, str]], 
     assert (code, err) == (2, f"resnet: {out}: exists already; choose another --out\n")
     again = json.loads(resnet(*importing(weights, tmp_path / "n.safetensors"), "--json")[1])
     assert (again["classes"], again["architecture"]["name"]) == (["cat", "dog"], "resnet8-cifar")
+    assert (again["preprocess"]["exif"], again["preprocess"]["order"]) == (False, "RGB")
+    for name in ("hot dog", "cat"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    value = json.loads(
+        resnet(*importing(weights, tmp_path / "o.safetensors", classes=str(tmp_path / "photos")), "--json")[1]
+    )
+    assert value["classes"] == ["cat", "hot dog"]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": "cat,dog,cow"}, "does not fit resnet8-cifar: fc.weight is (2, 64), not (3, 64)"),
+        ({"classes": "cat,dog,cow"}, "weights.th: has 2 outputs, but 3 classes are named"),
+        ({"arch": "", "classes": ""}, "states no architecture, no class names; say it with --arch, --classes"),
+        (
+            dict.fromkeys(("size", "crop", "filter", "mean", "std"), ""),
+            "states no preprocessing; say it with --size, --c",
+        ),
+        ({"size": "", "std": ""}, "--size, --std: needed too; preprocessing is said in whole or not at all"),
+        ({"mean": "0.5"}, "preprocess std: must be a list of 1 numbers"),
+        ({"mean": "0.5", "std": "0.2"}, "conv1.weight is (16, 3, 3, 3), not (16, 1, 3, 3)"),
+        ({"revision": "main"}, "weights.th: a revision is for repositories of the hub; leave --revision out"),
         ({"classes": "cat,cat"}, "--classes cat,cat: 'cat' stands there twice"),
         ({"classes": "nowhere.txt"}, "--classes nowhere.txt: no such file"),
         ({"arch": "resnet14-cifar"}, "does not fit resnet14-cifar: missing layer1.1.conv1.weight"),
         ({"arch": "resnet9"}, "architecture 'resnet9': choose from"),
-        ({"mean": "0.5,0.5"}, "--mean 0.5,0.5: must be 3 numbers between commas"),
+        ({"mean": "0.5,0.5"}, "--mean 0.5,0.5: must be 3 numbers between commas, or 1"),
         ({"mean": "123.7,116.3,103.5"}, "as shares of white (0.485, not 123.7)"),
         ({"std": "a,b,c"}, "--std a,b,c: must be 3 numbers"),
         ({"std": "0,1,1"}, "std=(0.0, 1.0, 1.0): must be above 0"),

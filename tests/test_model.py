@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from resnetkit.model import Architecture, BasicBlock, Bottleneck, ResNet, ZeroPad, architecture
+from resnetkit.model import NAMES, Architecture, BasicBlock, Bottleneck, ResNet, ZeroPad, architecture
 
 FACTS = json.loads((Path(__file__).parent / "model_facts.json").read_text())
 IMAGENET = FACTS["imagenet"]["networks"]
@@ -200,10 +200,6 @@ def test_the_seed_decides_the_initial_weights() -> None:
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
 
-NAMES = (
-    "resnet18, resnet34, resnet50, resnet101, resnet152, "
-    "plain18, plain34, resnet20-cifar, plain20-cifar (any 6n+2 up to 1202)"
-)
 CIFAR_DEPTHS = "a CIFAR network has 6n+2 layers: 8, 14, 20, 32, 44, 56, 110, 1202"
 
 

@@ -1,18 +1,41 @@
-"""Schedules against torch's own, SGD against its formula, averages, and what freezing leaves alone."""
+"""Schedules against torch's own, SGD against its formula, averages, what freezing leaves alone, and rates by layer."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, SequentialLR
 
+import resnetkit
+from resnetkit.data.transforms import Preprocess
+from resnetkit.errors import UserError
+from resnetkit.events import Found, Progress
 from resnetkit.model import ResNet, architecture
-from resnetkit.optim import Averaged, freeze_backbone, learning_rate, make_sgd, parameter_groups, train_mode
-from resnetkit.recipe import Optim, Schedule
+from resnetkit.optim import (
+    Averaged,
+    freeze_parts,
+    layer_factors,
+    learning_rate,
+    make_sgd,
+    parameter_groups,
+    parts,
+    train_mode,
+)
+from resnetkit.recipe import Optim, Recipe, Schedule
+from resnetkit.recipe_file import with_settings
+from resnetkit.recipes import shipped
+from resnetkit.resolve import check_parts
+from resnetkit.training import resuming, training
+from resnetkit.weights import ModelFile, open_model, save_model
 
 STEPS = 60
 
@@ -129,17 +152,205 @@ def test_the_average_is_its_formula() -> None:
     assert int(average.network.bn1.num_batches_tracked) == 29
 
 
-def test_a_frozen_backbone_stays_as_it_is() -> None:
+# Parts of a network
+
+ARCHES = ("resnet8-cifar", "resnet18", "resnet18d", "seresnet18", "resnetv2_18")
+
+
+def owner(name: str, last: str) -> str:
+    """The part that a tensor of this name belongs to, by the name alone: a slow reference for choosing by module."""
+    first = name.split(".")[0]
+    return {"conv1": "stem", "bn1": "stem", "norm": last}.get(first, first)
+
+
+def last_stage(network: ResNet) -> str:
+    return f"layer{len(network.arch.blocks)}"
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_parts_hold_every_tensor_once(arch: str) -> None:
+    network = ResNet(architecture(arch, classes=3))
+    named = {id(tensor): name for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
+    found = {
+        named.pop(id(tensor)): part
+        for part, modules in parts(network).items()
+        for module in modules
+        for tensor in [*module.parameters(), *module.buffers()]
+    }
+    assert named == {}
+    assert found == {name: owner(name, last_stage(network)) for name in found}
+
+
+FROZEN = {
+    "none": (),
+    "stem": ("stem",),
+    "layer1": ("stem", "layer1"),
+    "layer2": ("stem", "layer1", "layer2"),
+    "layer3": ("stem", "layer1", "layer2", "layer3"),
+    "backbone": ("stem", "layer1", "layer2", "layer3", "layer4"),
+}
+
+
+@pytest.mark.parametrize("freeze", FROZEN)
+@pytest.mark.parametrize("arch", ["resnet8-cifar", "resnet18d", "resnetv2_18"])
+def test_frozen_parts_stay_as_they_are(arch: str, freeze: str) -> None:
+    """Weights and batch statistics; and all else learns, after a change of mode such as an evaluation brings too."""
     torch.manual_seed(0)
-    network = ResNet(architecture("resnet8-cifar"))
-    freeze_backbone(network)
-    recipe = Optim(lr=0.1, freeze="backbone")
+    network = ResNet(architecture(arch, classes=3))
+    recipe = Optim(lr=0.1, freeze=freeze)  # type: ignore[arg-type]
+    freeze_parts(network, freeze)
     sgd = make_sgd(network, recipe)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    train_mode(network, recipe)
     for _ in range(2):
+        network.eval()
+        train_mode(network, recipe)
         sgd.zero_grad()
         network(torch.randn(4, 3, 32, 32)).square().sum().backward()
         sgd.step()
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed == {"fc.weight", "fc.bias"}
+    assert changed == {name for name in before if owner(name, last_stage(network)) not in FROZEN[freeze]}
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_the_factor_of_a_part_is_the_decay_once_a_step_down(arch: str) -> None:
+    network = ResNet(architecture(arch, classes=3))
+    expected = {"fc": 1.0, "layer4": 0.5, "layer3": 0.25, "layer2": 0.125, "layer1": 0.0625, "stem": 0.03125}
+    if arch.endswith("-cifar"):
+        expected = {"fc": 1.0, "layer3": 0.5, "layer2": 0.25, "layer1": 0.125, "stem": 0.0625}
+    assert layer_factors(network, 0.5) == expected
+    groups, _ = parameter_groups(network, Optim(layer_decay=0.5, weight_decay=0.01))
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    found = [(names[id(p)], g["factor"], g["weight_decay"]) for g in groups for p in g["params"]]  # type: ignore[attr-defined]
+    assert sorted(found) == sorted(
+        (name, expected[owner(name, last_stage(network))], 0.01 if parameter.ndim > 1 else 0.0)
+        for name, parameter in network.named_parameters()
+    )
+
+
+def test_what_is_said_of_the_parts() -> None:
+    network = ResNet(architecture("resnet8-cifar", classes=3))
+    freeze_parts(network, "layer1")
+    _, line = parameter_groups(network, Optim(layer_decay=0.5, freeze="layer1"))
+    sizes = {name: sum(p.numel() for m in modules for p in m.parameters()) for name, modules in parts(network).items()}
+    norms = 2 * (2 * 32 + 2 * 64) + 3  # two layers in each of the last two stages, and the dense layer's biases
+    weights = sizes["layer2"] + sizes["layer3"] + sizes["fc"] - norms
+    assert line == (
+        f"weight decay: 5 tensors, {weights:,} values; none: 9 tensors, {norms} values; "
+        f"learning rate times 1 in fc (2 tensors, {sizes['fc']} values), 0.5 in layer3 (6 tensors, "
+        f"{sizes['layer3']:,} values), 0.25 in layer2 (6 tensors, {sizes['layer2']:,} values); "
+        f"frozen: stem, layer1 (9 tensors, {sizes['stem'] + sizes['layer1']:,} values)"
+    )
+
+
+def test_a_stage_that_the_network_lacks() -> None:
+    short = replace(architecture("resnet8-cifar"), name="short", blocks=(1, 1))
+    with pytest.raises(UserError) as raised:
+        check_parts(Optim(freeze="layer3"), short)
+    assert str(raised.value) == (
+        'optim.freeze="layer3": short has no such stage; choose from stem, layer1, layer2, backbone'
+    )
+    check_parts(Optim(freeze="layer2"), short)
+    with pytest.raises(UserError, match="a frozen backbone leaves out no block"):
+        check_parts(Optim(freeze="layer2", stochastic_depth=0.5), short)
+    check_parts(Optim(freeze="layer1", stochastic_depth=0.5), short)
+
+
+# Whole trainings
+
+TWELVE = Preprocess(12, "shorter", 12, "bilinear", 3, "BGR", (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), exif=True)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise around four colours, ten pictures each."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    dice = np.random.default_rng(0)
+    for name, colour in {
+        "ant": (220, 40, 30),
+        "bee": (40, 200, 60),
+        "cat": (50, 60, 210),
+        "dog": (200, 190, 40),
+    }.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = np.array(colour) + dice.normal(0, 20, (20, 26, 3))
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def given_model(tmp_path: Path) -> Path:
+    """A network for two other classes, with batch statistics of its own."""
+    torch.manual_seed(0)
+    network = ResNet(architecture("resnet8-cifar", classes=2)).train()
+    network(torch.randn(16, 3, 12, 12))
+    path = tmp_path / "given.safetensors"
+    save_model(ModelFile(network.eval(), ("old", "new"), TWELVE), path)
+    return path
+
+
+def settings(*more: str) -> Recipe:
+    own = ["schedule.steps=1", "schedule.warmup_steps=0", "optim.batch=8", "run.precision=fp32", "run.device=cpu"]
+    return with_settings(shipped("finetune"), [*own, *more])
+
+
+def test_a_step_is_as_long_as_the_factor_of_its_part(photos: Path, given_model: Path, tmp_path: Path) -> None:
+    """The first step goes along the gradient: with a decay of 1/2 each part goes its power of 1/2 of the way."""
+    moved = {}
+    start = open_model(given_model).network.state_dict()
+    for decay in (1.0, 0.5):
+        recipe = settings(f"optim.layer_decay={decay}", "optim.lr=0.1")
+        run = tmp_path / str(decay)
+        resnetkit.train(photos, recipe=recipe, weights=given_model, out=run)
+        filters = {name: t for name, t in open_model(run).network.state_dict().items() if t.ndim == 4}  # not the new fc
+        moved[decay] = {name: tensor - start[name] for name, tensor in filters.items()}
+    factors = {"layer3": 0.5, "layer2": 0.25, "layer1": 0.125, "stem": 0.0625}
+    assert {owner(name, "") for name in moved[1.0]} == set(factors)
+    for name, whole in moved[1.0].items():
+        assert whole.abs().max() > 1e-4, "or the case would show nothing"
+        torch.testing.assert_close(moved[0.5][name], factors[owner(name, "")] * whole, rtol=1e-2, atol=2e-7, msg=name)
+
+
+def test_rates_by_layer_and_frozen_parts_are_resumed_to_the_bit(
+    photos: Path, given_model: Path, tmp_path: Path
+) -> None:
+    recipe = settings(
+        "optim.layer_decay=0.6", "optim.freeze=layer1", "optim.ema=0.9", "schedule.steps=9", "run.checkpoint_steps=2"
+    )
+    resnetkit.train(photos, recipe=recipe, weights=given_model, out=tmp_path / "whole")
+    stopped = training(photos, recipe=recipe, weights=given_model, out=tmp_path / "parts")
+    said = next(event for event in stopped if isinstance(event, Found))
+    assert any("frozen: stem, layer1 (" in line and "0.36 in layer2 (" in line for line in said.lines)
+    next(event for event in stopped if isinstance(event, Progress) and event.step >= 5)
+    stopped.close()
+    for _ in resuming(tmp_path / "parts"):
+        pass
+    whole, parts_ = (tmp_path / name / "model.safetensors" for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts_.read_bytes()
+    start = open_model(given_model).network.state_dict()
+    for name, tensor in open_model(whole).network.state_dict().items():
+        if name.startswith(("conv1", "bn1", "layer1")):
+            assert torch.equal(tensor, start[name]), name
+
+
+def test_fine_tuning_at_another_size_and_number_of_classes(
+    photos: Path, given_model: Path, tmp_path: Path, resnet: Callable[..., tuple[int, str, str]]
+) -> None:
+    """By the command: the size is the one asked for, all else of the input is the weights' own, and it learns."""
+    run = tmp_path / "run"
+    asked = ["data.size=20", "optim.layer_decay=0.8", "schedule.epochs=12", "optim.batch=8", "optim.lr=0.05"]
+    asked += ["run.precision=fp32"]
+    command = ["train", str(photos), "--from", str(given_model), "--out", str(run)]
+    code, _, err = resnet(*command, *(part for setting in asked for part in ("--set", setting)))
+    assert code == 0, err
+    made = open_model(run)
+    assert made.preprocess == replace(TWELVE, size=20, resize_to=20)
+    assert made.classes == ("ant", "bee", "cat", "dog")
+    assert made.network.fc.weight.shape == (4, 64)
+    assert resnetkit.evaluate(run).top1 > 0.8
+    code, _, err = resnet(*command, "--set", "optim.freeze=layer9")
+    assert code == 2
+    assert "optim.freeze" in err
+    code, _, err = resnet(*command, "--set", "optim.layer_decay=1.5")
+    assert code == 2
+    assert "optim.layer_decay" in err

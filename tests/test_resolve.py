@@ -186,7 +186,8 @@ def test_a_given_value_is_left_alone_and_has_no_rule(key: str) -> None:
 
 def test_all_given_is_all_left_alone() -> None:
     settings = [f"{key}={value}" for key, value in GIVEN.items()]
-    recipe = small(*settings, "model.arch=resnet34", "model.shortcut=C", "run.device=cpu", "run.threads=3")
+    settings += ["model.arch=resnet34", "model.shortcut=C", "model.stride=1x1", "run.device=cpu", "run.threads=3"]
+    recipe = small(*settings)
     resolved = resolve(recipe, *blank(300, [(300, 300)]), None)
     changed = {key: value for key, value in leaves(resolved.recipe) if value != dict(leaves(recipe))[key]}
     assert changed == {"schedule.steps": 132}  # 11 epochs of 300 // 24 steps

@@ -19,16 +19,9 @@ from resnetkit import tensorfile
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError
 from resnetkit.model import ResNet, architecture
-from resnetkit.weights import (
-    ModelFile,
-    check_fit,
-    dump_model,
-    import_weights,
-    open_model,
-    place,
-    read_state_dict,
-    save_model,
-)
+from resnetkit.peers.pickles import read_state_dict
+from resnetkit.peers.sources import import_weights
+from resnetkit.weights import ModelFile, check_fit, dump_model, open_model, place, save_model
 
 ARCH = architecture("resnet8-cifar", classes=2)
 PREPROCESS = Preprocess(32, "shorter", 36, "bicubic", 3, "RGB", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), exif=False)

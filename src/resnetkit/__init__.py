@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from resnetkit.version import __version__
 
 if TYPE_CHECKING:
+    from resnetkit.comparison import Comparison, compare
     from resnetkit.complexity import Complexity, count
     from resnetkit.data.source import open_data
     from resnetkit.data.transforms import Preprocess
@@ -16,16 +17,19 @@ if TYPE_CHECKING:
     from resnetkit.evaluation import Result, evaluate
     from resnetkit.events import Finished, Stopped
     from resnetkit.model import Architecture, ResNet, architecture
+    from resnetkit.peers.exports import export
+    from resnetkit.peers.sources import import_weights
     from resnetkit.prediction import Classifier, Prediction, load, predict
     from resnetkit.recipe import Recipe
     from resnetkit.recipes import recipes
+    from resnetkit.recompute import recompute_statistics
     from resnetkit.training import resume, train
-    from resnetkit.weights import import_weights
 
 _HOME = {
     "Architecture": "model",
     "BadPicture": "errors",
     "Classifier": "prediction",
+    "Comparison": "comparison",
     "Complexity": "complexity",
     "Embeddings": "embedding",
     "Finished": "events",
@@ -37,14 +41,17 @@ _HOME = {
     "Stopped": "events",
     "UserError": "errors",
     "architecture": "model",
+    "compare": "comparison",
     "count": "complexity",
     "embed": "embedding",
     "evaluate": "evaluation",
-    "import_weights": "weights",
+    "export": "peers.exports",
+    "import_weights": "peers.sources",
     "load": "prediction",
     "open_data": "data.source",
     "predict": "prediction",
     "recipes": "recipes",
+    "recompute_statistics": "recompute",
     "resume": "training",
     "train": "training",
 }
@@ -53,6 +60,7 @@ __all__ = [
     "Architecture",
     "BadPicture",
     "Classifier",
+    "Comparison",
     "Complexity",
     "Embeddings",
     "Finished",
@@ -65,14 +73,17 @@ __all__ = [
     "UserError",
     "__version__",
     "architecture",
+    "compare",
     "count",
     "embed",
     "evaluate",
+    "export",
     "import_weights",
     "load",
     "open_data",
     "predict",
     "recipes",
+    "recompute_statistics",
     "resume",
     "train",
     # `resnetkit.training` is the module: its `training(...)` yields events, for those who show progress

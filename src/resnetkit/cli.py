@@ -8,7 +8,6 @@ Exit codes: 0 done, 1 some pictures could not be read (or an error of ours, with
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,17 +17,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from resnetkit import shell
-from resnetkit.cli_import import import_
+from resnetkit.cli_compare import bn, compare
+from resnetkit.cli_evaluate import evaluate
 from resnetkit.cli_paper import paper
 from resnetkit.cli_recipe import asked, recipe
+from resnetkit.cli_weights import export, import_
 from resnetkit.errors import UserError
-from resnetkit.shell import Commands, complain, emit, json_option
+from resnetkit.shell import Commands, complain, device, emit, json_option
 from resnetkit.version import __version__
 
 if TYPE_CHECKING:
     from resnetkit.events import Event
-
-ARCHITECTURE_NAME = re.compile(r"(resnet|plain)\d+(-cifar)?")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -127,39 +126,8 @@ def resume(run: str, as_json: bool) -> int:
     return watch(resuming(run), as_json)
 
 
-@root.command(
-    short_help="Score a model on labelled pictures.",
-    epilog="""\b
-Examples:
-  resnet evaluate runs/flowers                the pictures its training kept back
-  resnet evaluate runs/flowers photos/val
-  resnet evaluate m.safetensors cifar10:DIR --json""",
-)
-@click.argument("model")
-@click.argument("data", required=False)
-@click.option("--split", metavar="NAME", help="Which part of DATA; by default test, else val, else all of it.")
-@click.option(
-    "--bad",
-    type=click.Choice(["stop", "skip"]),
-    default="stop",
-    show_default=True,
-    help="What to do about pictures that cannot be read: name them and stop, or leave them out and list them.",
-)
-@json_option
-def evaluate(model: str, data: str | None, split: str | None, bad: str, as_json: bool) -> None:
-    """Score MODEL on labelled pictures: accuracy with a 95 % interval, top-5, calibration, every class.
-
-    DATA is what train takes; without it, the pictures that the model's run kept back.
-    """
-    from resnetkit import evaluation
-
-    result = evaluation.evaluate(model, data, split=split, bad=bad, device=device())
-    if as_json:
-        emit(result.to_dict())
-    else:
-        from resnetkit.terminal import screen, show_result
-
-        show_result(screen(), result)
+root.add_command(evaluate)
+root.add_command(compare)
 
 
 @root.command(
@@ -229,13 +197,6 @@ def embed(model: str, paths: tuple[str, ...], out: str, as_json: bool) -> int:
     return 1 if found.bad else 0
 
 
-def device() -> str:
-    """Where training would run, so that scores of training and of `evaluate` come from one device."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 @root.command(
     short_help="Show a network: stages, parameters, multiply-adds.",
     epilog="""\b
@@ -258,16 +219,18 @@ Examples:
 def model(model: str, size: int | None, as_json: bool, **choices: Any) -> None:
     """Show a network as the paper's Table 1: stages, output sizes, parameters, multiply-adds.
 
-    MODEL is the name of an architecture (resnet18, 34, 50, 101, 152, plain18, plain34, resnet20-cifar and
-    plain20-cifar, any 6n+2 layers up to 1202), or a model file or run folder, of which it also shows classes,
-    preprocessing, score and provenance.
+    MODEL is the name of an architecture: resnet18, 26, 34, 50, 101, 152, 200 or 269, with the parts that torchvision
+    and timm put into names (resnet50d, resnext50_32x4d, wide_resnet50_2, seresnet50, resnetv2_50, seresnext101d_32x8d);
+    resnet50-caffe as its authors released it; plain18, plain34; resnet20-cifar and plain20-cifar, any 6n+2 layers up to
+    1202. Or a model file or run folder, of which it also shows classes, preprocessing, score and provenance.
     """
     from resnetkit.complexity import count
+    from resnetkit.model import NAME
     from resnetkit.weights import named_architecture, open_model
 
     choices = {name: value for name, value in choices.items() if value is not None}
     file = None
-    if ARCHITECTURE_NAME.fullmatch(model) or not (Path(model).exists() or os.sep in model or "." in model):
+    if NAME.fullmatch(model) or not (Path(model).exists() or os.sep in model or "." in model):
         cifar = model.endswith("-cifar")
         arch = named_architecture(model, **{"classes": 10 if cifar else 1000, **choices})
         size = size or (32 if cifar else 224)
@@ -291,3 +254,5 @@ def model(model: str, size: int | None, as_json: bool, **choices: Any) -> None:
 root.add_command(recipe)
 root.add_command(paper)
 root.add_command(import_)
+root.add_command(export)
+root.add_command(bn)

@@ -115,16 +115,12 @@ def check_recipe(file: str) -> None:
     """Say whether FILE, a recipe as TOML, has a mistake, and what it changes."""
     from resnetkit.recipe_file import load, to_dict
     from resnetkit.recipes import recipes
-    from resnetkit.weights import named_architecture
+    from resnetkit.weights import asked_architecture
 
     known = recipes()
     checked = load(Path(file), bases=known)
-    chosen = checked.model
-    choices = {"shortcut": chosen.shortcut, "stem_stride": chosen.stem_stride}
-    choices = {key: value for key, value in choices.items() if value != "auto"}
-    if chosen.arch != "auto":
-        choices |= {key: getattr(chosen, key) for key in ("stride", "zero_gamma", "preactivation", "norm", "init")}
-        named_architecture(chosen.arch, **choices)
+    if checked.model.arch != "auto":
+        asked_architecture(checked.model)
     print(f"{shown(file)}: no mistakes")
     if checked.name in known:
         old, new = to_dict(known[checked.name]), to_dict(checked)

@@ -47,6 +47,29 @@ class Complexity:
         return asdict(self)
 
 
+def traits(arch: Architecture) -> dict[str, str]:
+    """In what a network differs from the usual one of its blocks (projections where it grows, stride in the 3x3):
+    the field of Architecture, and words for it."""
+    usual = Architecture(arch.name, arch.block, arch.blocks, stride=arch.stride if arch.block == "basic" else "3x3")
+    words = {
+        "stem_stride": f"stem stride {arch.stem_stride}",
+        "width": f"{arch.width} channels in the stem",
+        "channels": f"{arch.channels} input channels",
+        "shortcut": "no shortcuts" if arch.shortcut == "none" else f"shortcut {arch.shortcut}",
+        "stride": f"stride in the {arch.stride}",
+        "groups": f"{arch.groups} groups",
+        "base_width": f"base width {arch.base_width}",
+        "preactivation": "pre-activation",
+        "norm": "no normalisation",
+        "stem": "deep stem",
+        "downsample": "average pooling before projections",
+        "se": "squeeze and excitation",
+        "pool": "max pool without padding",
+        "stem_bias": "bias in the stem",
+    }
+    return {key: text for key, text in words.items() if getattr(arch, key) != getattr(usual, key)}
+
+
 def count(arch: Architecture, size: int | tuple[int, int]) -> Complexity:
     """The complexity at `size` pixels, a square's side or (height, width). Allocates no weights, draws no numbers.
 
@@ -108,6 +131,10 @@ def multiply_adds(part: nn.Module, shapes: dict[nn.Module, Shape]) -> int:
 
 
 def weighted_layers(network: ResNet) -> int:
-    """The depth in the network's name: 152 = 1 + 3 x (3 + 8 + 36 + 3) + 1. Projections run beside, not in depth."""
-    beside = {part for block in network.blocks if block.downsample is not None for part in block.downsample.modules()}
+    """The depth in the network's name: 152 = 1 + 3 x (3 + 8 + 36 + 3) + 1; a deep stem adds two.
+
+    Projections and squeeze-and-excitation run beside, not in depth.
+    """
+    aside = [part for block in network.blocks for part in (block.downsample, block.se) if part is not None]
+    beside = {layer for part in aside for layer in part.modules()}
     return sum(isinstance(part, nn.Conv2d | nn.Linear) and part not in beside for part in network.modules())

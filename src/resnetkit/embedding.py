@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from resnetkit.atomic import write_bytes, write_text
 from resnetkit.errors import UserError, shown_name
-from resnetkit.evaluation import outputs
 from resnetkit.prediction import unlabelled
+from resnetkit.protocol import outputs
 from resnetkit.weights import ModelFile, open_model, place
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,23 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from resnetkit.data.loader import Reader, default_threads, evaluation_batches
-from resnetkit.data.pictures import Data, name_bad
+from resnetkit.atomic import write_text
+from resnetkit.data.imagenet import submission, submission_lines
+from resnetkit.data.labels import Labels, read_labels, unmatched
+from resnetkit.data.loader import Reader, default_threads
+from resnetkit.data.pictures import Data, name_bad, plain_name
 from resnetkit.data.source import absolute, open_data
 from resnetkit.data.split import load_split
 from resnetkit.data.transforms import Preprocess
-from resnetkit.errors import Diverged, UserError, shown_name
+from resnetkit.errors import UserError, shown_name
+from resnetkit.model import ResNet
+from resnetkit.protocol import ONE_CROP, Answers, Member, Progress, Protocol, ask
 from resnetkit.runs import read_json
 from resnetkit.weights import ModelFile, model_path, open_model, place
 
 BINS = 15  # of the expected calibration error (arXiv 1706.04599)
 WORST = 24  # confidently wrong pictures that are kept by name
-BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -121,56 +124,31 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     return (max(0.0, centre - half), min(1.0, centre + half))
 
 
-@dataclass
-class Outputs:
-    """A row for each of the pictures `indices` of the data, and what could not be read."""
+def score(network: ResNet, reader: Reader, indices: NDArray[np.int64], *, protocol: str) -> Result:
+    """The Result of a network on the pictures `indices`, one crop of each; unreadable ones are in `result.bad`.
 
-    indices: NDArray[np.int64]
-    rows: NDArray[Any]
-    bad: dict[int, str]
-
-
-def outputs(
-    network: nn.Module, reader: Reader, indices: NDArray[np.int64], answer: Callable[[Tensor], Tensor]
-) -> Iterator[Outputs]:
-    """What `answer` makes of the network's input, batch by batch, in fp32, on the device where the network is.
-
-    answer   calls the network: (N, C, size, size) to (N, d). The network is left in evaluation mode.
+    protocol   how it was measured, in words
     """
-    device = next(network.parameters()).device
-    network.eval()
-    for batch in evaluation_batches(reader, indices, batch=BATCH):
-        if len(batch.indices):
-            with torch.inference_mode():
-                rows = answer(reader.preprocess.normalise(batch.pictures.to(device))).cpu().numpy()
-        else:
-            rows = np.empty((0, 0))
-        yield Outputs(batch.indices, rows, batch.bad)
+    return judge(reader.data, ask([Member(network, reader)], indices), protocol)
 
 
-def probabilities(network: nn.Module, reader: Reader, indices: NDArray[np.int64]) -> Iterator[Outputs]:
-    """Softmax outputs (n, classes), batch by batch."""
-    # In double, or a sure and wrong answer would round to a probability of zero.
-    return outputs(network, reader, indices, lambda pictures: network(pictures).double().softmax(1))
+def judge(data: Data, answers: Answers, protocol: str, labels: Labels | None = None) -> Result:
+    """The Result of answers.
+
+    labels   where several outputs may be right, the most probable of them is taken for the picture's label. So an
+             answer counts when it is among them and top-5 when any of them is among the first five; classes, confusion,
+             and likelihood count the picture under the answer where that is right, else under the most probable label.
+    """
+    truth = data.labels[answers.indices] if labels is None else nearest_labels(answers, labels)
+    names = [data.pictures.name(i) for i in answers.indices.tolist()]
+    bad = {data.pictures.name(i): reason for i, reason in answers.bad.items()}
+    return Result(**measure(answers.table, truth, data.classes, names), bad=bad, protocol=protocol)
 
 
-def score(network: nn.Module, reader: Reader, indices: NDArray[np.int64], *, protocol: str) -> Result:
-    """The Result of a network on the pictures `indices`; pictures that cannot be read are in `result.bad`."""
-    data = reader.data
-    parts = list(probabilities(network, reader, indices))
-    bad = {index: reason for part in parts for index, reason in part.bad.items()}
-    seen = [part for part in parts if len(part.indices)]
-    if not seen:
-        raise UserError(f"{data.spec}: no picture to evaluate" + (f"; {name_bad(data, bad)}" if bad else ""))
-    positions = np.concatenate([part.indices for part in seen])
-    table = np.concatenate([part.rows for part in seen])
-    if not np.isfinite(table).all():
-        raise Diverged(
-            f"{data.spec}: the network answers with what is no number; train it anew with a smaller optim.lr"
-        )
-    assert len(positions) + len(bad) == len(indices), "every picture counts once"
-    result = measure(table, data.labels[positions], data.classes, [data.pictures.name(i) for i in positions.tolist()])
-    return Result(**result, bad={data.pictures.name(i): reason for i, reason in bad.items()}, protocol=protocol)
+def nearest_labels(answers: Answers, labels: Labels) -> NDArray[np.int64]:
+    """Of each picture's labels the most probable one."""
+    pairs = zip(answers.indices.tolist(), answers.table, strict=True)
+    return np.array([max(labels.accepted[index], key=row.__getitem__) for index, row in pairs], dtype=np.int64)
 
 
 def measure(
@@ -220,39 +198,181 @@ def evaluate(
     split: str | None = None,
     bad: str = "stop",
     device: str = "cpu",
+    protocol: Protocol = ONE_CROP,
+    ensemble: Sequence[str | Path | ModelFile] = (),
+    labels: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Score a model on pictures.
 
-    data    anything `open_data` takes; None: the pictures that the model's run kept back
-    split   which part; None: "test", else "val", else all of them
-    bad     "stop": raise when a picture cannot be read; "skip": leave it out and list it in the result
+    data      anything `open_data` takes; None: the pictures that the model's run kept back
+    split     which part; None: "test", else "val", else all of them
+    bad       "stop": raise when a picture cannot be read; "skip": leave it out and list it in the result
+    protocol  the views of a picture that are averaged; see `resnetkit.protocol`
+    ensemble  further models of the same classes; the mean of all probabilities is scored
+    labels    other labels than the pictures' own; see `data.labels.read_labels`
+    progress  is called with a `Scoring` after every batch
     Raises UserError, also when the pictures have a class that the model does not know.
     """
-    opened = model if isinstance(model, ModelFile) else open_model(model)
+    asked = ask_for(model, data, split=split, device=device, protocol=protocol, ensemble=ensemble, labels=labels)
+    if asked.labels is None and asked.split in asked.data.unlabelled:
+        raise UserError(
+            f"{asked.data.spec}: {asked.split} has no labels; write the answers down with --submission FILE (in Python "
+            "`submit`), or take another split"
+        )
+    answers = ask(asked.members, asked.indices, protocol, progress)
+    if answers.bad and bad != "skip":
+        skip = 'leave out what cannot be read (--bad skip; in Python bad="skip")'
+        raise UserError(name_bad(asked.data, answers.bad, skip))
+    return judge(asked.data, answers, asked.protocol, asked.labels)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A file of answers, a line for each picture, and their score where the pictures have labels."""
+
+    path: str
+    lines: int
+    result: Result | None
+
+
+def submit(
+    model: str | Path | ModelFile,
+    data: str | Path | Data,
+    out: str | Path,
+    *,
+    split: str | None = None,
+    device: str = "cpu",
+    protocol: Protocol = ONE_CROP,
+    ensemble: Sequence[str | Path | ModelFile] = (),
+    progress: Progress | None = None,
+) -> Submission:
+    """Write the ILSVRC submission of a model or an ensemble, and score it where that can be.
+
+    A line for each picture in the order of its number: the ILSVRC2012_ID of the five most probable classes, best first.
+    The arguments are those of `evaluate`. Raises UserError, also when `out` is there already or a picture unreadable.
+    """
+    target = free_file(out)
+    asked = ask_for(model, data, split=split, device=device, protocol=protocol, ensemble=ensemble)
+    order, ids = submission(asked.data, asked.indices.tolist(), asked.data.classes)
+    answers = ask(asked.members, asked.indices, protocol, progress)
+    if answers.bad:
+        raise UserError(name_bad(asked.data, answers.bad, "take the split from its archive anew"))
+    lines = submission_lines(answers.table[order], ids)
+    try:
+        write_text(target, "".join(f"{line}\n" for line in lines))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another place or make room") from None
+    judged = asked.split not in asked.data.unlabelled
+    result = judge(asked.data, answers, asked.protocol) if judged else None
+    return Submission(os.fspath(out), len(order), result)
+
+
+def free_file(out: str | Path) -> Path:
+    """A file that can be made. Raises UserError before any work is done."""
+    path = Path(out)
+    if os.path.lexists(path):
+        raise UserError(f"{out}: exists already; choose another name")
+    if not path.parent.is_dir():
+        raise UserError(f"{out}: there is no folder {path.parent}; make it first, or choose another place")
+    return path
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an evaluation was asked for: the models, the pictures, and both in words."""
+
+    members: list[Member]
+    data: Data
+    split: str
+    indices: NDArray[np.int64]
+    labels: Labels | None
+    protocol: str
+
+
+def ask_for(
+    model: str | Path | ModelFile,
+    data: str | Path | Data | None,
+    *,
+    split: str | None,
+    device: str,
+    protocol: Protocol,
+    ensemble: Sequence[str | Path | ModelFile],
+    labels: str | Path | None = None,
+) -> Asked:
+    """Open what `evaluate` is given. Raises UserError."""
+    models = [model, *ensemble]
+    opened = [each if isinstance(each, ModelFile) else open_model(each) for each in models]
+    columns = [same_classes(opened[0].classes, each.classes, of) for each, of in zip(opened, models, strict=True)]
+    preprocesses = [protocol.preprocess(each.preprocess) for each in opened]
     found = data if isinstance(data, Data) else as_trained(model, data)
     name = choose_split(found, split)
-    found = found.relabelled(opened.classes)
-    reader = Reader(found, opened.preprocess, threads=default_threads())
-    network = place(opened.network, torch.device(device))
-    protocol = describe_protocol(found, name, opened.preprocess)
-    result = score(network, reader, found.select(name), protocol=protocol)
-    if result.bad and bad != "skip":
-        index = {found.pictures.name(i): i for i in found.select(name).tolist()}
-        unreadable = {index[path]: reason for path, reason in result.bad.items()}
-        raise UserError(name_bad(found, unreadable, 'leave out what cannot be read (--bad skip; in Python bad="skip")'))
-    return result
+    indices = found.unlabelled[name] if name in found.unlabelled else found.select(name)
+    other = None if labels is None else read_labels(labels, found, indices, opened[0].classes)
+    found = found.relabelled(opened[0].classes) if other is None else unmatched(found, opened[0].classes)
+    if other is not None:
+        indices = np.array([i for i in indices.tolist() if i in other.accepted], dtype=np.int64)
+    members = [
+        Member(place(each.network, torch.device(device)), Reader(found, preprocess, threads=default_threads()), order)
+        for each, preprocess, order in zip(opened, preprocesses, columns, strict=True)
+    ]
+    names = [each.network.arch.name for each in opened]
+    words = describe_protocol(
+        found, name, preprocesses[0], protocol, other, list(zip(names, preprocesses, strict=True))
+    )
+    return Asked(members, found, name, indices, other, words)
+
+
+def same_classes(
+    first: tuple[str, ...], other: tuple[str, ...], model: str | Path | ModelFile
+) -> NDArray[np.int64] | None:
+    """Where each class of the first model is among another's outputs; None: at its own place.
+
+    Raises UserError when the classes differ, and when only the order does but a name stands for two of them.
+    """
+    wanted, given = ([plain_name(name) for name in names] for names in (first, other))
+    if wanted == given:
+        return None
+    what = model.network.arch.name if isinstance(model, ModelFile) else os.fspath(model)
+    different = sorted(set(wanted) ^ set(given))
+    if different:
+        lacks, has = ("it", "the first model") if different[0] in wanted else ("the first model", "it")
+        raise UserError(
+            f"ensemble: {what} has other classes: {lacks} lacks {different[0]!r}, which {has} has; take models of the "
+            "same classes"
+        )
+    position = {name: index for index, name in enumerate(given)}
+    if len(position) < len(given) or len(wanted) != len(given):
+        twice = next(name for name in wanted if max(wanted.count(name), given.count(name)) > 1)
+        raise UserError(
+            f"ensemble: {what} has its classes in another order, and two are called {twice!r}; take models of one order"
+        )
+    return np.array([position[name] for name in wanted], dtype=np.int64)
 
 
 def choose_split(data: Data, wanted: str | None) -> str:
     """The split asked for, or the one that was held back furthest from training."""
-    if wanted is not None and wanted not in data.splits:
-        raise UserError(f"{data.spec}: no split {wanted!r}; it has {', '.join(data.splits)}")
-    return wanted or next(name for name in ("test", "val", "all", "train") if name in data.splits)
+    there = [*data.splits, *data.unlabelled]
+    if wanted is not None and wanted not in there:
+        raise UserError(f"{data.spec}: no split {wanted!r}; it has {', '.join(there)}")
+    order = [name for name in ("test", "val", "all", "train") if name in data.splits]
+    return wanted or [*order, *data.unlabelled][0]
 
 
-def describe_protocol(data: Data, split: str, preprocess: Preprocess) -> str:
-    """The protocol in one line, as it stands beside every score."""
-    return f"{data.spec}, {split}, single centre crop; {preprocess}; fp32"
+def describe_protocol(
+    data: Data,
+    split: str,
+    preprocess: Preprocess,
+    protocol: Protocol = ONE_CROP,
+    labels: Labels | None = None,
+    models: Sequence[tuple[str, Preprocess]] = (),
+) -> str:
+    """The protocol in one line, as it stands beside every score; `models` are those of an ensemble."""
+    views = protocol.describe(preprocess)
+    if len(models) > 1:
+        each = "; ".join(f"{name}: {protocol.describe(own)}" for name, own in models)
+        views = f"ensemble of {len(models)}, probabilities averaged; {each}"
+    return f"{data.spec}, {split}{f', {labels}' if labels else ''}, {views}; fp32"
 
 
 def as_trained(model: str | Path | ModelFile, data: str | Path | None) -> Data:

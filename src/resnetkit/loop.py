@@ -30,7 +30,7 @@ from resnetkit.evaluation import describe_protocol, score
 from resnetkit.events import EpochDone, Progress, Stopped
 from resnetkit.mixing import mixed, thin
 from resnetkit.model import Architecture, ResNet
-from resnetkit.optim import Averaged, freeze_backbone, learning_rate, make_sgd, train_mode
+from resnetkit.optim import Averaged, freeze_parts, learning_rate, make_sgd, train_mode
 from resnetkit.recipe import Recipe
 from resnetkit.resolve import Resolved
 from resnetkit.weights import ModelFile, place, save_model
@@ -53,8 +53,7 @@ class State:
         recipe = resolved.recipe
         self.device = torch.device(str(recipe.run.device))
         self.network = place(fresh(resolved.arch, recipe.run.seed), self.device, recipe.run.channels_last)
-        if recipe.optim.freeze == "backbone":
-            freeze_backbone(self.network)
+        freeze_parts(self.network, recipe.optim.freeze)
         self.sgd = make_sgd(self.network, recipe.optim)
         self.average = Averaged(self.network, recipe.optim.ema) if recipe.optim.ema else None
         self.step = 0
@@ -172,7 +171,7 @@ class Loop:
         """Forward and backward over the batch in parts, one step of SGD; the mean loss and correct answers, unread."""
         state, optim = self.state, self.recipe.optim
         for group in state.sgd.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         state.sgd.zero_grad(set_to_none=True)
         draw = mixing(self.recipe.run.seed, epoch, state.step)
         if optim.stochastic_depth:

@@ -17,35 +17,57 @@ Where implementations differ, and what stands here:
   norm        "batch", or "none" for a network without normalisation, whose convolutions then have biases.
   init        "he" (std sqrt(2 / fan), arXiv 1502.01852), "xavier" (std sqrt(2 / (fan in + fan out))) or "small"
               (std 0.01 everywhere, as in AlexNet).
+  stem        "single": one convolution; "deep": three of 3x3 (arXiv 1812.01187, "C").
+  downsample  what strides in a projection: its 1x1 ("conv") or 2x2 average pooling before it ("pool", "D").
+  groups      of a bottleneck's 3x3, each of base_width / 64 as many channels as the paper's one: 32 with base_width 4
+              in ResNeXt-32x4d (arXiv 1611.05431), 1 with 128 in Wide ResNet-50-2 (arXiv 1605.07146). Default: 1, 64.
+  se          squeeze and excitation before the addition (arXiv 1709.01507). Default: off.
+  pool, stem_bias  the authors' Caffe models pool over ceil(side / 2) places without padding ("ceil", not "pad"), and
+              the first convolution of their ResNet-50 has a bias.
 
-Module names are torchvision's, so that published weights load with `strict=True`.
+Module names are torchvision's, those of `se` timm's, so that published weights load with `strict=True`.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Shortcut = Literal["A", "B", "C", "none"]
-BlockStride = Literal["1x1", "3x3"]
-StemStride = Literal[4, 2, 1]
 Norm = Literal["batch", "none"]
-Init = Literal["he", "xavier", "small"]
 
-# Table 1: blocks per stage conv2_x, conv3_x, conv4_x, conv5_x.
-IMAGENET_DEPTHS: dict[int, tuple[Literal["basic", "bottleneck"], tuple[int, ...]]] = {
+# Table 1: blocks per stage conv2_x, conv3_x, conv4_x, conv5_x; 26, 200 and 269 layers came later.
+IMAGENET_DEPTHS: dict[int, tuple[str, tuple[int, ...]]] = {
     18: ("basic", (2, 2, 2, 2)),
+    26: ("bottleneck", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
     50: ("bottleneck", (3, 4, 6, 3)),
     101: ("bottleneck", (3, 4, 23, 3)),
     152: ("bottleneck", (3, 8, 36, 3)),
+    200: ("bottleneck", (3, 24, 36, 3)),
+    269: ("bottleneck", (3, 30, 48, 8)),
 }
+# The parts of a name, and what each stands for.
+NAME = re.compile(r"(se)?(resnet|plain|resnext|wide_resnet)(v2_)?([1-9]\d{0,4})([cd])?(_\d+x\d+d|_2)?(-cifar|-caffe)?")
+PARTS: dict[str | None, dict[str, Any]] = {
+    "se": {"se": True},
+    "v2_": {"preactivation": True},
+    "c": {"stem": "deep"},
+    "d": {"stem": "deep", "downsample": "pool"},
+    "_2": {"base_width": 128},
+    "-cifar": {"width": 16, "stem_stride": 1, "shortcut": "A"},
+    "-caffe": {"stride": "1x1", "pool": "ceil"},
+    "plain": {"shortcut": "none"},
+}
+NAMES = (
+    "resnet18, 26, 34, 50, 101, 152, 200, resnet50d, resnext50_32x4d, wide_resnet50_2, seresnet50, resnetv2_50 and "
+    "mixes of these, resnet50-caffe, plain18, plain34, resnet20-cifar, plain20-cifar (any 6n+2 up to 1202)"
+)
 
 
 @dataclass(frozen=True)
@@ -55,94 +77,78 @@ class Architecture:
     name: str
     block: Literal["basic", "bottleneck"]
     blocks: tuple[int, ...]  # per stage
-    width: int  # channels of the stem and of the first stage's 3x3 convolutions; doubles from stage to stage
-    stem_stride: StemStride
-    shortcut: Shortcut
-    stride: BlockStride
-    zero_gamma: bool
-    classes: int
-    channels: int
+    width: int = 64  # channels of the stem and of the first stage's 3x3 convolutions; doubles from stage to stage
+    stem_stride: Literal[4, 2, 1] = 4
+    shortcut: Literal["A", "B", "C", "none"] = "B"
+    stride: Literal["1x1", "3x3"] = "3x3"
+    zero_gamma: bool = False
+    classes: int = 1000
+    channels: int = 3
     preactivation: bool = False
     norm: Norm = "batch"
-    init: Init = "he"
+    init: Literal["he", "xavier", "small"] = "he"
+    stem: Literal["single", "deep"] = "single"
+    downsample: Literal["conv", "pool"] = "conv"
+    groups: int = 1
+    base_width: int = 64
+    se: bool = False
+    pool: Literal["pad", "ceil"] = "pad"
+    stem_bias: bool = False
 
 
-def architecture(
-    name: str,
-    *,
-    classes: int = 1000,
-    channels: int = 3,
-    shortcut: Shortcut | None = None,
-    stride: BlockStride = "3x3",
-    stem_stride: StemStride | None = None,
-    zero_gamma: bool = False,
-    preactivation: bool = False,
-    norm: Norm = "batch",
-    init: Init = "he",
-) -> Architecture:
-    """The architecture called `resnet18 … resnet152`, `plain18 …`, `resnet20-cifar …` or `plain20-cifar …`.
+def architecture(name: str, **choices: Any) -> Architecture:
+    """The architecture of a name as torchvision and timm write it, such as `resnet50d` or `seresnext101_32x8d`.
 
-    `None` means the name's own default. Raises ValueError, naming argument, value and what is allowed.
+    The parts of a name: [se]resnet|resnext|wide_resnet|plain[v2_]DEPTH[c|d][_GROUPSxWIDTHd|_2][-cifar|-caffe].
+    `choices` are other fields of Architecture and win over the name; None leaves a field as the name has it.
+    Raises ValueError, naming argument, value and what is allowed.
     """
-    match = re.fullmatch(r"(resnet|plain)([1-9]\d{0,4})(-cifar)?", name)
-    if not match:
-        raise ValueError(f"architecture {name!r}: choose from {_names()}")
-    family, depth, cifar = match[1], int(match[2]), bool(match[3])
-    if cifar and depth not in range(8, 1203, 6):
+    match = NAME.fullmatch(name)
+    kind, depth, tail, suffix = (match[2], int(match[4]), match[6], match[7]) if match else ("", 0, "", "")
+    if suffix == "-cifar" and depth not in range(8, 1203, 6):
         raise ValueError(f"architecture {name!r}: a CIFAR network has 6n+2 layers: 8, 14, 20, 32, 44, 56, 110, 1202")
-    if not cifar and depth not in IMAGENET_DEPTHS:
-        raise ValueError(f"architecture {name!r}: choose from {_names()}")
-    if family == "plain" and shortcut not in (None, "none"):
-        raise ValueError(f"shortcut={shortcut!r}: {name} is a network without shortcuts; take resnet{name[5:]}")
-    block, blocks = ("basic", (depth // 6,) * 3) if cifar else IMAGENET_DEPTHS[depth]
-    default_shortcut: Shortcut = "none" if family == "plain" else "A" if cifar else "B"
-    result = Architecture(
-        name=name,
-        block="basic" if block == "basic" else "bottleneck",
-        blocks=blocks,
-        width=16 if cifar else 64,
-        stem_stride=(1 if cifar else 4) if stem_stride is None else stem_stride,
-        shortcut=default_shortcut if shortcut is None else shortcut,
-        stride=stride,
-        zero_gamma=zero_gamma,
-        classes=classes,
-        channels=channels,
-        preactivation=preactivation,
-        norm=norm,
-        init=init,
-    )
+    fits = {"resnext": tail and tail != "_2", "wide_resnet": tail == "_2"}.get(kind, not tail)
+    if not match or not fits or (suffix != "-cifar" and depth not in IMAGENET_DEPTHS):
+        raise ValueError(f"architecture {name!r}: choose from {NAMES}")
+    block, blocks = ("basic", (depth // 6,) * 3) if suffix == "-cifar" else IMAGENET_DEPTHS[depth]
+    named: dict[str, Any] = {"block": block, "blocks": blocks, "stem_bias": suffix == "-caffe" and depth == 50}
+    for part in (match[1], match[3], match[5], tail, suffix, kind):
+        named |= PARTS.get(part, {})
+    if kind == "resnext":
+        named["groups"], named["base_width"] = map(int, tail[1:-1].split("x"))
+    given = {key: value for key, value in choices.items() if value is not None}
+    if unknown := given.keys() - {field.name for field in fields(Architecture)}:
+        raise ValueError(f"{min(unknown)}={given[min(unknown)]!r}: an architecture has no such choice")
+    if kind == "plain" and (wish := given.get("shortcut", "none")) != "none":
+        raise ValueError(f"shortcut={wish!r}: {name} is a network without shortcuts; take resnet{name[5:]}")
+    result = Architecture(name, **{**named, **given})
     _check(result)
     return result
 
 
-def _names() -> str:
-    """The names in the order a person looks for them, for error messages."""
-    imagenet = [f"resnet{depth}" for depth in IMAGENET_DEPTHS]
-    return ", ".join([*imagenet, "plain18, plain34, resnet20-cifar, plain20-cifar (any 6n+2 up to 1202)"])
-
-
 def _check(arch: Architecture) -> None:
-    for key, value, allowed in (
-        ("shortcut", arch.shortcut, ("A", "B", "C", "none")),
-        ("stride", arch.stride, ("1x1", "3x3")),
-        ("stem_stride", arch.stem_stride, (4, 2, 1)),
-        ("norm", arch.norm, ("batch", "none")),
-        ("init", arch.init, ("he", "xavier", "small")),
-    ):
-        if value not in allowed:
+    for key, kind in get_type_hints(Architecture).items():
+        value, allowed = getattr(arch, key), get_args(kind) if get_origin(kind) is Literal else ()
+        if allowed and value not in allowed:
             raise ValueError(f"{key}={value!r}: choose from {', '.join(map(str, allowed))}")
+        if kind is int and value < 1:
+            raise ValueError(f"{key}={value}: must be at least 1")
     if arch.zero_gamma and arch.shortcut == "none":
         raise ValueError("zero_gamma=True: without shortcuts it would make every response zero; set it to False")
     if arch.zero_gamma and (arch.norm == "none" or arch.preactivation):
         raise ValueError("zero_gamma=True: there is no batch normalisation at the end of a block here; set it to False")
-    for key, number in (("classes", arch.classes), ("channels", arch.channels)):
-        if number < 1:
-            raise ValueError(f"{key}={number}: must be at least 1")
+    if (arch.groups, arch.base_width) != (1, 64) and arch.block == "basic":
+        raise ValueError(f"{arch.name}: groups and base_width are a bottleneck's; take 26 layers, 50 or more")
 
 
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, *, norm: Norm = "batch") -> nn.Conv2d:
+def inner_width(arch: Architecture, width: int) -> int:
+    """Channels of a bottleneck's 3x3 in a stage of `width`."""
+    return width * arch.base_width // 64 * arch.groups
+
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, *, groups: int = 1, bias: bool = False) -> nn.Conv2d:
     """A convolution that keeps the size at stride 1; no bias where batch normalisation follows, which has one."""
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=norm == "none")
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
 
 
 def make_norm(channels: int, norm: Norm) -> nn.Module:
@@ -168,8 +174,28 @@ def make_shortcut(arch: Architecture, inputs: int, outputs: int, stride: int) ->
         return None
     if arch.shortcut == "A":
         return ZeroPad(outputs - inputs, stride)
-    project = conv(inputs, outputs, 1, stride, norm=arch.norm)
-    return project if arch.preactivation else nn.Sequential(project, make_norm(outputs, arch.norm))
+    pooled = arch.downsample == "pool"
+    parts: list[nn.Module] = [conv(inputs, outputs, 1, 1 if pooled else stride, bias=arch.norm == "none")]
+    if pooled:  # an odd last row or column is averaged over what there is of it
+        parts.insert(
+            0, nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+        )
+    if not arch.preactivation:
+        parts.append(make_norm(outputs, arch.norm))
+    return nn.Sequential(*parts) if len(parts) > 1 else parts[0]
+
+
+class SqueezeExcite(nn.Module):
+    """x * sigmoid(fc2(relu(fc1(mean of x over all positions)))); fc1 has a sixteenth of the channels, 8 at least."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = max(8, (channels // 16 + 4) // 8 * 8)  # a multiple of 8, as in timm
+        self.fc1, self.fc2 = nn.Conv2d(channels, inner, 1), nn.Conv2d(inner, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight: Tensor = self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True))))
+        return x * weight.sigmoid()
 
 
 class Block(nn.Module):
@@ -182,13 +208,15 @@ class Block(nn.Module):
     depth: int  # convolutions of F
 
     def __init__(self, inputs: int, sizes: list[tuple[int, int, int]], arch: Architecture) -> None:
-        """`sizes` holds (kernel, output channels, stride) of each convolution of F."""
+        """`sizes` holds (kernel, output channels, stride) of each convolution of F; those of 3x3 are in groups."""
         super().__init__()
-        channels = inputs
+        channels, bias = inputs, arch.norm == "none"
         for index, (kernel, outputs, stride) in enumerate(sizes, start=1):
-            self.add_module(f"conv{index}", conv(channels, outputs, kernel, stride, norm=arch.norm))
+            groups = arch.groups if kernel == 3 else 1
+            self.add_module(f"conv{index}", conv(channels, outputs, kernel, stride, groups=groups, bias=bias))
             self.add_module(f"bn{index}", make_norm(channels if arch.preactivation else outputs, arch.norm))
             channels = outputs
+        self.se = SqueezeExcite(channels) if arch.se else None
         self.relu = nn.ReLU(inplace=True)
         self.downsample = make_shortcut(arch, inputs, channels, math.prod(stride for _, _, stride in sizes))
         self.residual, self.preactivation, self.scale = arch.shortcut != "none", arch.preactivation, 1.0
@@ -233,6 +261,8 @@ class Block(nn.Module):
 
     def joined(self, response: Tensor, shortcut: Tensor) -> Tensor:
         """F(x) + shortcut(x), or F(x) alone in a plain network."""
+        if self.se is not None:
+            response = self.se(response)
         if not self.residual:
             return response
         if self.training and self.scale != 1:
@@ -251,13 +281,25 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """F = conv1x1, BN, ReLU, conv3x3, BN, ReLU, conv1x1 to 4 x width, BN."""
+    """F = conv1x1, BN, ReLU, conv3x3 (in groups), BN, ReLU, conv1x1 to 4 x width, BN."""
 
     expansion, depth = 4, 3
 
     def __init__(self, inputs: int, width: int, stride: int, arch: Architecture) -> None:
         first, second = (stride, 1) if arch.stride == "1x1" else (1, stride)
-        super().__init__(inputs, [(1, width, first), (3, width, second), (1, 4 * width, 1)], arch)
+        inner = inner_width(arch, width)
+        super().__init__(inputs, [(1, inner, first), (3, inner, second), (1, 4 * width, 1)], arch)
+
+
+def make_stem(arch: Architecture) -> nn.Module:
+    """The first convolution, or the three of the deep stem, up to the last one's normalisation."""
+    stride, bias, half = min(arch.stem_stride, 2), arch.stem_bias or arch.norm == "none", arch.width // 2
+    if arch.stem == "single":
+        return conv(arch.channels, arch.width, 7 if arch.stem_stride == 4 else 3, stride, bias=bias)
+    parts: list[nn.Module] = []
+    for inputs, outputs, step in ((arch.channels, half, stride), (half, half, 1), (half, arch.width, 1)):
+        parts += [conv(inputs, outputs, 3, step, bias=bias), make_norm(outputs, arch.norm), nn.ReLU(inplace=True)]
+    return nn.Sequential(*parts[:-2])
 
 
 class ResNet(nn.Module):
@@ -270,11 +312,11 @@ class ResNet(nn.Module):
         super().__init__()
         _check(arch)
         self.arch = arch
-        kernel = 7 if arch.stem_stride == 4 else 3
-        self.conv1 = conv(arch.channels, arch.width, kernel, min(arch.stem_stride, 2), norm=arch.norm)
+        self.conv1 = make_stem(arch)
         self.bn1 = nn.Identity() if arch.preactivation else make_norm(arch.width, arch.norm)
         self.relu = nn.Identity() if arch.preactivation else nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, padding=1) if arch.stem_stride == 4 else nn.Identity()
+        pool = nn.MaxPool2d(3, 2, padding=1) if arch.pool == "pad" else nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.maxpool = pool if arch.stem_stride == 4 else nn.Identity()
         inputs = arch.width
         for index, blocks in enumerate(arch.blocks):
             stage, inputs = make_stage(arch, inputs, arch.width << index, blocks, stride=1 if index == 0 else 2)

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-from resnetkit.model import ResNet
+from resnetkit.model import Architecture, ResNet
 from resnetkit.recipe import Optim, Schedule
 
 
@@ -22,33 +22,90 @@ def learning_rate(schedule: Schedule, highest: float, step: int, total: int, war
     return highest * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def parameter_groups(network: nn.Module, recipe: Optim) -> tuple[list[dict[str, object]], str]:
-    """SGD's groups, chosen by what a parameter is and never by its name, and one line with their counts."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    decay = [p for p in parameters if recipe.decay_all or p.ndim > 1]
-    plain = [p for p in parameters if not (recipe.decay_all or p.ndim > 1)]
-    groups: list[dict[str, object]] = [{"params": decay, "weight_decay": recipe.weight_decay}]
-    if plain:
-        groups.append({"params": plain, "weight_decay": 0.0})
-    counts = [f"{len(group)} tensors, {sum(p.numel() for p in group):,} values" for group in (decay, plain)]
-    return groups, f"weight decay: {counts[0]}; none: {counts[1]}"
+def part_names(arch: Architecture) -> list[str]:
+    """What a network is made of, from the input to the output: stem, layer1, layer2, …, fc."""
+    return ["stem", *(f"layer{number}" for number, _ in enumerate(arch.blocks, start=1)), "fc"]
 
 
-def make_sgd(network: nn.Module, recipe: Optim) -> torch.optim.SGD:
-    """SGD with momentum; fused, which is one pass over each parameter instead of three."""
-    groups, _ = parameter_groups(network, recipe)
-    return torch.optim.SGD(groups, lr=float(recipe.lr), momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
+def parts(network: ResNet) -> dict[str, list[nn.Module]]:
+    """The modules of each part; a normalisation after the last stage belongs to that stage."""
+    stages: list[list[nn.Module]] = [[stage] for _, stage in network.stages]
+    if network.norm is not None:
+        stages[-1].append(network.norm)
+    return dict(zip(part_names(network.arch), [[network.conv1, network.bn1], *stages, [network.fc]], strict=True))
 
 
-def freeze_backbone(network: ResNet) -> None:
-    """Leave only the dense layer trainable. `train_mode` then keeps the statistics of the frozen part."""
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name.startswith("fc."))
+def frozen_parts(arch: Architecture, freeze: str) -> list[str]:
+    """The names of the parts that do not learn: from the input up to and including `freeze`."""
+    *backbone, _ = part_names(arch)
+    if freeze in ("none", "backbone"):
+        return backbone if freeze == "backbone" else []
+    return backbone[: backbone.index(freeze) + 1]
+
+
+def freeze_parts(network: ResNet, freeze: str) -> None:
+    """Take the gradients from the parts that do not learn. `train_mode` then keeps their statistics."""
+    for name in frozen_parts(network.arch, freeze):
+        for module in parts(network)[name]:
+            module.requires_grad_(False)
 
 
 def train_mode(network: ResNet, recipe: Optim) -> None:
-    """Training mode; a frozen backbone stays in evaluation mode, or its batch statistics would go on moving."""
-    network.train(recipe.freeze == "none")
+    """Training mode; frozen parts stay in evaluation mode, or their batch statistics would go on moving."""
+    network.train()
+    for name in frozen_parts(network.arch, recipe.freeze):
+        for module in parts(network)[name]:
+            module.eval()
+
+
+def layer_factors(network: ResNet, decay: float) -> dict[str, float]:
+    """What the learning rate of each part is multiplied by: 1 in the dense layer, `decay` a part further down."""
+    return {name: decay**step for step, name in enumerate(reversed(part_names(network.arch)))}
+
+
+def learning(modules: list[nn.Module]) -> list[nn.Parameter]:
+    """The parameters that are not frozen."""
+    return [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+
+
+def parameter_groups(network: ResNet, recipe: Optim) -> tuple[list[dict[str, object]], str]:
+    """SGD's groups, chosen by what a parameter is and where, never by its name, and one line with their counts.
+
+    `factor` of a group multiplies the learning rate of every step.
+    """
+    layers: dict[str, list[nn.Module]] = {"all": [network]}
+    factors = {"all": 1.0}
+    if recipe.layer_decay != 1:
+        layers, factors = parts(network), layer_factors(network, recipe.layer_decay)
+    groups: list[dict[str, object]] = []
+    counted: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, modules in layers.items():
+        for decays in (True, False):
+            members = [p for p in learning(modules) if (recipe.decay_all or p.ndim > 1) is decays]
+            counted[decays] += members
+            if members:
+                decay = recipe.weight_decay if decays else 0.0
+                groups.append({"params": members, "weight_decay": decay, "factor": factors[name]})
+    about = [f"weight decay: {tensors(counted[True])}; none: {tensors(counted[False])}"]
+    if recipe.layer_decay != 1:
+        own = {name: learning(layers[name]) for name in reversed(layers)}
+        rates = [f"{factors[name]:.3g} in {name} ({tensors(members)})" for name, members in own.items() if members]
+        about.append(f"learning rate times {', '.join(rates)}")
+    if recipe.freeze != "none":
+        still = [parameter for parameter in network.parameters() if not parameter.requires_grad]
+        about.append(f"frozen: {', '.join(frozen_parts(network.arch, recipe.freeze))} ({tensors(still)})")
+    return groups, "; ".join(about)
+
+
+def tensors(parameters: list[nn.Parameter]) -> str:
+    """How many they are."""
+    return f"{len(parameters)} tensors, {sum(p.numel() for p in parameters):,} values"
+
+
+def make_sgd(network: ResNet, recipe: Optim) -> torch.optim.SGD:
+    """SGD with momentum; fused, which is one pass over each parameter instead of three."""
+    groups, _ = parameter_groups(network, recipe)
+    return torch.optim.SGD(groups, lr=float(recipe.lr), momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
 
 
 class Averaged:

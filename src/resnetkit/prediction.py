@@ -16,7 +16,7 @@ from resnetkit.data.folder import find_pictures
 from resnetkit.data.loader import Reader, default_threads
 from resnetkit.data.pictures import Data, Files
 from resnetkit.errors import UserError, shown_name
-from resnetkit.evaluation import probabilities
+from resnetkit.protocol import probabilities
 from resnetkit.weights import ModelFile, open_model, place
 
 

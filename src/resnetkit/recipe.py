@@ -18,10 +18,10 @@ class Model:
 
     arch: str = "auto"  # a name of `resnetkit.model`; "auto": the weights' own, or resnet18
     shortcut: Literal["auto", "A", "B", "C", "none"] = "auto"
-    stride: Literal["1x1", "3x3"] = "3x3"
+    stride: Literal["auto", "1x1", "3x3"] = "auto"
     stem_stride: int | Auto = "auto"
     zero_gamma: bool = False
-    preactivation: bool = False
+    preactivation: bool = False  # True, or a name such as resnetv2_50
     norm: Literal["batch", "none"] = "batch"
     init: Literal["he", "xavier", "small"] = "he"
 
@@ -73,7 +73,9 @@ class Optim:
     label_smoothing: float = 0.0
     ema: float = 0.0  # decay per step of the averaged weights that are evaluated and kept; 0 is off
     stochastic_depth: float = 0.0  # probability of skipping the last block; less before it (arXiv 1603.09382); 0 is off
-    freeze: Literal["none", "backbone"] = "none"  # "backbone" trains the dense layer only
+    # Parts that do not learn, from the input up to and including this one; "backbone": all but the dense layer.
+    freeze: Literal["none", "stem", "layer1", "layer2", "layer3", "backbone"] = "none"
+    layer_decay: float = 1.0  # factor of lr in the last stage; its square in the stage before, and so on to the stem
 
 
 @dataclass(frozen=True)

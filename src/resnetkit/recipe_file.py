@@ -60,6 +60,7 @@ LIMITS = {
     "optim.label_smoothing": SHARE_BELOW_ONE,
     "optim.ema": SHARE_BELOW_ONE,
     "optim.stochastic_depth": SHARE_BELOW_ONE,
+    "optim.layer_decay": SHARE_ABOVE_ZERO,
     "schedule.epochs": POSITIVE,
     "schedule.steps": NOT_NEGATIVE,
     "schedule.milestones": Limit(

@@ -13,9 +13,10 @@ from resnetkit.data.pictures import Data
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError
 from resnetkit.model import Architecture
-from resnetkit.recipe import Recipe
+from resnetkit.optim import frozen_parts, part_names
+from resnetkit.recipe import Optim, Recipe
 from resnetkit.recipe_file import from_dict, to_dict
-from resnetkit.weights import ModelFile, named_architecture
+from resnetkit.weights import ModelFile, asked_architecture
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY_MEAN, GREY_STD = (0.449,), (0.226,)  # the averages of the three
@@ -41,17 +42,28 @@ def resolve(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None)
     if recipe.run.watch == "test" and "test" not in data.splits:
         raise UserError(f'run.watch="test": {data.spec} has no such split, only {", ".join(data.splits)}')
     arch = resolve_architecture(recipe, data, weights)
-    rate = recipe.optim.stochastic_depth
-    if rate and recipe.optim.freeze == "backbone":
+    check_parts(recipe.optim, arch)
+    own = {key: getattr(arch, key) for key in ("shortcut", "stride", "preactivation")}
+    recipe = replace(recipe, model=replace(recipe.model, arch=arch.name, **own))
+    recipe = from_dict(to_dict(recipe), where="the recipe")  # refuses what a resumed run would refuse
+    return Resolved(recipe, arch, make_preprocess(recipe, data, audit, weights), tuple(rules))
+
+
+def check_parts(optim: Optim, arch: Architecture) -> None:
+    """Raise UserError for what this network cannot freeze or leave out."""
+    *backbone, _ = part_names(arch)
+    if optim.freeze not in ("none", "backbone", *backbone):
+        raise UserError(
+            f'optim.freeze="{optim.freeze}": {arch.name} has no such stage; choose from {", ".join(backbone)}, backbone'
+        )
+    rate = optim.stochastic_depth
+    if rate and frozen_parts(arch, optim.freeze) == backbone:
         raise UserError(f"optim.stochastic_depth={rate:g}: a frozen backbone leaves out no block; set it to 0")
     if rate and arch.shortcut == "none":
         raise UserError(
             f"optim.stochastic_depth={rate:g}: {arch.name} has no shortcuts, so nothing would "
             "get past a block that is left out; set it to 0"
         )
-    recipe = replace(recipe, model=replace(recipe.model, arch=arch.name, shortcut=arch.shortcut))
-    recipe = from_dict(to_dict(recipe), where="the recipe")  # refuses what a resumed run would refuse
-    return Resolved(recipe, arch, make_preprocess(recipe, data, audit, weights), tuple(rules))
 
 
 def resolve_input(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None, rules: list[str]) -> Recipe:
@@ -178,19 +190,8 @@ def resolve_architecture(recipe: Recipe, data: Data, weights: ModelFile | None) 
     """The network that is trained: the recipe's, or that of the weights with as many classes as the data have."""
     if weights is not None:
         return replace(weights.network.arch, classes=len(data.classes))
-    model = recipe.model
-    return named_architecture(
-        "resnet18" if model.arch == "auto" else model.arch,
-        classes=len(data.classes),
-        channels=recipe.data.channels,
-        shortcut=None if model.shortcut == "auto" else model.shortcut,
-        stride=model.stride,
-        stem_stride=model.stem_stride,
-        zero_gamma=model.zero_gamma,
-        preactivation=model.preactivation,
-        norm=model.norm,
-        init=model.init,
-    )
+    assert not isinstance(recipe.data.channels, str)
+    return asked_architecture(recipe.model, classes=len(data.classes), channels=recipe.data.channels)
 
 
 def make_preprocess(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None) -> Preprocess:
@@ -218,7 +219,7 @@ def make_preprocess(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile
             raise UserError(
                 f"data.size={own.size}: the weights subtract a mean picture of {given.size} pixels; keep that size"
             )
-        return replace(own, filter=given.filter, order=given.order, mean=given.mean, std=given.std)
+        return replace(own, filter=given.filter, order=given.order, mean=given.mean, std=given.std, centre=given.centre)
     if spec.normalise in ("measured", "pixel-mean"):
         train = data.splits["train"]
         measured = channel_statistics(

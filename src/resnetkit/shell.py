@@ -111,6 +111,13 @@ def drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def device() -> str:
+    """Where training would run, so that scores of training and of `evaluate` come from one device."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def emit(value: Any) -> None:
     """One JSON object on one line of standard output; ASCII only, so that any file name survives."""
     import json

@@ -12,44 +12,45 @@ from resnetkit.data.pictures import Data, count
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError
 from resnetkit.loop import State
-from resnetkit.model import ResNet
+from resnetkit.model import Architecture, ResNet
 from resnetkit.optim import parameter_groups
+from resnetkit.peers.hub import CONFIG
+from resnetkit.peers.sources import load, open_source
 from resnetkit.recipe import Recipe
 from resnetkit.resolve import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD, Resolved
 from resnetkit.runs import Environment
 from resnetkit.tensorfile import read
-from resnetkit.weights import ModelFile, check_fit, named_architecture, open_model, read_state_dict
+from resnetkit.weights import MODEL_FILE, ModelFile, asked_architecture, open_model
 
 
 def starting_weights(source: str | Path, recipe: Recipe) -> ModelFile:
-    """The model that training begins from: a run, a model file, or a state dict that fits the recipe's network.
+    """The model that training begins from: a run, a model file, or what `resnet import` takes and lies here.
 
-    A state dict says nothing of its pictures: 224 pixels and ImageNet's mean and deviation are then assumed, and said.
+    A state dict alone says nothing of its pictures: ImageNet's mean and deviation are then assumed, and said.
     """
     path = Path(source)
-    if path.is_dir() or (path.suffix == ".safetensors" and path.exists() and read(path)[1] is not None):
+    if (path / MODEL_FILE).exists() or (path.is_dir() and not (path / CONFIG).exists()):
         return open_model(path)
-    tensors = read_state_dict(path)
-    model = recipe.model
-    if model.arch == "auto":
-        raise UserError(f"{path}: holds weights alone; say whose they are, for example with: --model resnet18")
-    if "fc.weight" not in tensors or "conv1.weight" not in tensors:
-        raise UserError(f"{path}: no ResNet's state dict: it lacks conv1.weight or fc.weight")
-    arch = named_architecture(
-        model.arch,
-        classes=len(tensors["fc.weight"]),
-        channels=tensors["conv1.weight"].shape[1],
-        shortcut=None if model.shortcut == "auto" else model.shortcut,
-        stride=model.stride,
-        stem_stride=None if model.stem_stride == "auto" else model.stem_stride,
-    )
-    network = ResNet(arch)
-    check_fit(network, tensors, str(path))
-    network.load_state_dict(tensors, strict=False)
+    if path.suffix == ".safetensors" and path.exists() and read(path)[1] is not None:
+        return open_model(path)
+    opened = open_source(path)
+    arch, tensors = opened.stated.arch, opened.tensors
+    if arch is None:
+        if recipe.model.arch == "auto":
+            raise UserError(f"{path}: holds weights alone; say whose they are, for example with: --model resnet18")
+        if "fc.weight" not in tensors or "conv1.weight" not in tensors:
+            raise UserError(f"{path}: no ResNet's state dict: it lacks conv1.weight or fc.weight")
+        classes, channels = len(tensors["fc.weight"]), tensors["conv1.weight"].shape[1]
+        arch = asked_architecture(recipe.model, classes=classes, channels=channels)
+    network = load(arch, opened)
+    return ModelFile(network, opened.stated.classes or (), opened.stated.preprocess or assumed(arch))
+
+
+def assumed(arch: Architecture) -> Preprocess:
+    """The preprocessing of weights that state none: the usual size, ImageNet's mean and deviation."""
     size = 32 if arch.stem_stride == 1 else 224
     mean, std = (GREY_MEAN, GREY_STD) if arch.channels == 1 else (IMAGENET_MEAN, IMAGENET_STD)
-    assumed = Preprocess(size, "shorter", size, "bilinear", arch.channels, "RGB", mean, std, True)
-    return ModelFile(network, (), assumed)
+    return Preprocess(size, "shorter", size, "bilinear", arch.channels, "RGB", mean, std, True)
 
 
 def fill(state: State, given: ModelFile, *, same_head: bool) -> None:
@@ -94,6 +95,6 @@ def sizes(data: Data, audit: Audit) -> str:
 
 def assumed_line(given: ModelFile | None) -> tuple[str, ...]:
     """What had to be assumed of weights that state nothing."""
-    if given is None or given.classes:
+    if given is None or given.classes or given.preprocess != assumed(given.network.arch):
         return ()
     return (f"the weights state no preprocessing; assumed: {given.preprocess}",)

@@ -10,8 +10,8 @@ import math
 import shlex
 import time
 import unicodedata
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from resnetkit.errors import shown_name
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from resnetkit.events import EpochDone, Event, Finished, Found, Progress
     from resnetkit.model import Architecture
     from resnetkit.prediction import Prediction
+    from resnetkit.protocol import Scoring
     from resnetkit.weights import ModelFile
 
 CLASSES_SHOWN = 20  # rows of the per-class table, the worst ones
@@ -197,6 +198,30 @@ def show_end(console: Console, finished: Finished, split: str) -> None:
 # Scores and predictions
 
 
+@contextmanager
+def scoring() -> Iterator[Callable[[Scoring], None]]:
+    """A live line on standard error for `evaluate`, which may take hours; nothing where that is no terminal."""
+    console = screen(stderr=True)
+    with live_area(console) as area:
+        watcher, began = Watcher(console, area), time.monotonic()
+
+        def show(event: Scoring) -> None:
+            now = time.monotonic()
+            if now >= watcher.drawn + REDRAW_SECONDS:
+                watcher.drawn = now
+                watcher.live(scoring_line(event, now - began))
+
+        yield show
+
+
+def scoring_line(event: Scoring, seconds: float) -> str:
+    """`scoring 1,024 of 50,000 pictures, model 1 of 2   12 min left`, when this took so many seconds."""
+    done = ((event.member - 1) * event.total + event.done) / (event.members * event.total)
+    which = f", model {event.member} of {event.members}" if event.members > 1 else ""
+    left = f"   {duration(seconds * (1 - done) / done)} left" if done and seconds >= MEASURED_SECONDS else ""
+    return f"scoring {event.done:,} of {counted(event.total, 'picture')}{which}{left}"
+
+
 def show_result(console: Console, result: Result) -> None:
     """A score: the line, the protocol, the further figures, the classes with the lowest recall."""
     say(console, "top-1 ", (str(result), "bold"))
@@ -273,25 +298,35 @@ def show_model(console: Console, complexity: Complexity, file: ModelFile | None 
 
 def blocks(arch: Architecture, index: int) -> str:
     """Row `index` of Table 1: `[1x1, 64 | 3x3, 64 | 1x1, 256] x 3`; the stem is 0, the dense layer the last."""
+    from resnetkit.model import inner_width
+
     if index == 0:
         kernel = "7x7" if arch.stem_stride == 4 else "3x3"
-        return f"{kernel}, {arch.width}" + ("" if arch.stem_stride == 1 else ", stride 2")
+        half = f"3x3, {arch.width // 2}"
+        layers = f"{kernel}, {arch.width}" if arch.stem == "single" else f"{half} | {half} | 3x3, {arch.width}"
+        return layers + ("" if arch.stem_stride == 1 else ", stride 2")
     if index > len(arch.blocks):
         return f"average pool, {arch.classes}-d fc"
     width = arch.width << (index - 1)
     inside = f"3x3, {width} | 3x3, {width}"
     if arch.block == "bottleneck":
-        inside = f"1x1, {width} | 3x3, {width} | 1x1, {4 * width}"
+        inner = inner_width(arch, width)
+        grouped = f" in {arch.groups} groups" if arch.groups > 1 else ""
+        inside = f"1x1, {inner} | 3x3, {inner}{grouped} | 1x1, {4 * width}"
     pool = "3x3 max pool, stride 2\n" if index == 1 and arch.stem_stride == 4 else ""
     return f"{pool}[{inside}] x {arch.blocks[index - 1]}"
 
 
 def choices(arch: Architecture) -> str:
     """Where implementations differ, and what this network has."""
+    from resnetkit.complexity import traits
+
     words = ["no shortcuts" if arch.shortcut == "none" else f"shortcut {arch.shortcut}"]
     if arch.block == "bottleneck":
         words.append(f"stride in the {arch.stride}")
-    return ", ".join(words)
+    own = traits(arch)
+    in_table = ("stem_stride", "width", "channels", "shortcut", "stride", "groups", "base_width")
+    return ", ".join([*words, *(text for key, text in own.items() if key not in in_table)])
 
 
 def show_file(console: Console, file: ModelFile) -> None:

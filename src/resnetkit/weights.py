@@ -1,13 +1,11 @@
 """Model files: one `.safetensors` with architecture, class names, `Preprocess`, metrics and provenance inside.
 
-Nothing in a model file is executed when it is opened. State dicts of others come in through `import_weights`.
+Nothing in a model file is executed when it is opened. Files of others come in through `peers.sources`.
 """
 
 from __future__ import annotations
 
-import pickle
-import warnings
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from resnetkit.atomic import write_bytes
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError
 from resnetkit.model import Architecture, ResNet, architecture
+from resnetkit.recipe import Model
 
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
@@ -41,6 +40,16 @@ def named_architecture(name: str, **choices: Any) -> Architecture:
         return architecture(name, **choices)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def asked_architecture(model: Model, **counts: int) -> Architecture:
+    """The network that a recipe's [model] asks for; what it leaves as it is by default is the name's own.
+
+    counts   classes and channels, where they are known
+    """
+    usual = Model()
+    choices = {key: value for key, value in vars(model).items() if value != getattr(usual, key)}
+    return named_architecture(choices.pop("arch", "resnet18"), **choices, **counts)
 
 
 def model_path(model: str | Path) -> Path:
@@ -86,10 +95,8 @@ def open_model(model: str | Path) -> ModelFile:
         raise UserError(f"{path}: holds {what}, no architecture and classes; see: resnet import --help")
     if meta.get("format") != FORMAT:
         raise UserError(f"{path}: model file format {meta.get('format')}; this version of resnetkit reads {FORMAT}")
-    network = ResNet(read_architecture(meta["architecture"]))
-    network.load_state_dict(tensors, strict=True)
     return ModelFile(
-        network=network.eval(),
+        network=filled_network(read_architecture(meta["architecture"]), tensors),
         classes=tuple(meta["classes"]),
         preprocess=Preprocess.from_dict(meta["preprocess"]),
         metrics=meta["metrics"],
@@ -102,47 +109,18 @@ def read_architecture(fields: dict[str, Any]) -> Architecture:
     return Architecture(**{**fields, "blocks": tuple(fields["blocks"])})
 
 
+def filled_network(arch: Architecture, tensors: dict[str, Tensor]) -> ResNet:
+    """The network that has these tensors, in evaluation mode; no random weights are drawn for them to replace."""
+    with torch.device("meta"):
+        network = ResNet(arch)
+    network.load_state_dict(tensors, strict=True, assign=True)
+    return network.eval()
+
+
 def place(network: ResNet, device: torch.device, channels_last: bool = True) -> ResNet:
     """Move the network to where it runs, in the memory layout that convolutions are fastest in."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return network.to(device).to(memory_format=layout)  # type: ignore[call-overload,no-any-return]
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or a pickle of torch.save, by torchvision's names.
-
-    Undoes what others wrap around them: a dict under `state_dict` or `model`, a `module.` prefix, `linear` for `fc`.
-    Raises UserError for a pickle that would run code, naming what it wanted.
-    """
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    tensors = tensorfile.read(path)[0] if path.suffix == ".safetensors" else read_pickle(path)
-    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return {f"fc.{name[7:]}" if name.startswith("linear.") else name: tensor for name, tensor in tensors.items()}
-
-
-def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The state dict inside a file of torch.save, loaded with `weights_only`."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read raises
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        wanted = str(error).partition("GLOBAL ")[2].split(" ")[0]
-        if not wanted:
-            raise UserError(f"{path}: not a file of torch.save, or damaged") from None
-        raise UserError(f"{path}: refused: opening it would run code ({wanted}); ask for a .safetensors file") from None
-    except Exception as error:  # bytes of any kind make the unpickler raise errors of any kind
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a file of torch.save, or damaged ({reason})") from None
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
-        raise UserError(f"{path}: holds no state dict (a mapping from parameter names to tensors)")
-    return content
 
 
 def check_fit(network: ResNet, tensors: dict[str, Tensor], where: str) -> None:
@@ -153,31 +131,9 @@ def check_fit(network: ResNet, tensors: dict[str, Tensor], where: str) -> None:
     missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
     wrong = [
         *(f"missing {name} {wanted[name]}" for name in missing),
-        *(f"unexpected {name} {given[name]}" for name in given if name not in wanted),
+        *(f"unexpected {name} {given[name]}" for name in sorted(given) if name not in wanted),
         *(f"{name} is {given[name]}, not {shape}" for name, shape in wanted.items() if given.get(name, shape) != shape),
     ]
     if wrong:
         more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise UserError(f"{where}: does not fit {network.arch.name}: {'; '.join(wrong[:10])}{more}")
-
-
-def import_weights(
-    source: str | Path,
-    *,
-    arch: Architecture,
-    classes: tuple[str, ...],
-    preprocess: Preprocess,
-    out: str | Path,
-) -> ModelFile:
-    """Make a model file of somebody's state dict. Raises UserError with the mismatches when it does not fit."""
-    path = Path(source)
-    tensors = read_state_dict(path)
-    network = ResNet(replace(arch, classes=len(classes)))
-    check_fit(network, tensors, str(path))
-    network.load_state_dict(tensors, strict=False)
-    model = ModelFile(network.eval(), classes, preprocess, provenance={"imported_from": path.name})
-    try:
-        save_model(model, Path(out))
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another place or make room") from None
-    return model

@@ -11,6 +11,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +29,7 @@ CHUNK = 32  # pictures per task: long enough that handing it to a thread costs n
 AHEAD = 3  # batches in the making while one is used
 ROW = -(-DRAWS // 4) * 4  # random numbers per position: Philox gives four 64-bit numbers per count
 ORDER, DRAW, MIX = range(3)  # streams of random numbers that never meet
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,32 @@ def evaluation_batches(reader: Reader, indices: Indices, *, batch: int) -> Itera
         yield made
 
 
+def evaluation_views(
+    reader: Reader, indices: Indices, *, count: int, views: Callable[[Pixels], list[Pixels]]
+) -> Iterator[tuple[Indices, list[list[Pixels]], dict[int, str]]]:
+    """Every picture once, in the order given, as the `views` that are made of it, which may have any shapes.
+
+    Yields for every `count` pictures: the indices of those that could be read, the views of each, the bad ones.
+    """
+
+    def make(index: int) -> list[Pixels] | str:
+        try:
+            return views(reader(index))
+        except BadPicture as error:
+            return str(error)
+
+    chunks = [indices[first : first + count].tolist() for first in range(0, len(indices), count)]
+
+    def groups() -> Iterator[list[Callable[[], list[Pixels] | str]]]:
+        for chunk in chunks:
+            yield [partial(make, index) for index in chunk]
+
+    for chunk, made in zip(chunks, in_threads(reader.threads, groups()), strict=True):
+        bad = {index: found for index, found in zip(chunk, made, strict=True) if isinstance(found, str)}
+        good = [index for index in chunk if index not in bad]
+        yield np.array(good, dtype=np.int64), [found for found in made if not isinstance(found, str)], bad
+
+
 def run_ahead(
     reader: Reader,
     indices: Indices,
@@ -143,26 +173,35 @@ def run_ahead(
     """Batches for (first, count) spans in order, `AHEAD` of them in the making; `make` fills rows in a thread."""
     shape = (reader.preprocess.size, reader.preprocess.size, reader.preprocess.channels)
     labels = reader.data.labels
-    under_way: deque[tuple[int, Pixels, list[Future[dict[int, str]]]]] = deque()
-    upcoming = iter(spans)
-    pool = ThreadPoolExecutor(reader.threads, thread_name_prefix="decode")
+    under_way: deque[tuple[int, Pixels]] = deque()
+
+    def groups() -> Iterator[list[Callable[[], dict[int, str]]]]:
+        for first, count in spans:
+            out = np.empty((count, *shape), dtype=np.uint8)
+            under_way.append((first, out))
+            yield [partial(make, out[at : at + CHUNK], first + at) for at in range(0, count, CHUNK)]
+
+    for reasons in in_threads(reader.threads, groups()):
+        first, out = under_way.popleft()
+        bad = {index: reason for found in reasons for index, reason in found.items()}
+        here = indices[first : first + len(out)]
+        yield Batch(torch.from_numpy(out), torch.from_numpy(labels[here]), here, bad)
+
+
+def in_threads(threads: int, groups: Iterator[list[Callable[[], T]]]) -> Iterator[list[T]]:
+    """What the tasks of each group return, group by group; `AHEAD` groups are under way while one is used."""
+    under_way: deque[list[Future[T]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     def begin() -> None:
-        span = next(upcoming, None)
-        if span is not None:
-            first, count = span
-            out = np.empty((count, *shape), dtype=np.uint8)
-            chunks = range(0, count, CHUNK)
-            under_way.append((first, out, [pool.submit(make, out[at : at + CHUNK], first + at) for at in chunks]))
+        under_way.extend([pool.submit(task) for task in group] for group in islice(groups, 1))
 
     try:
         for _ in range(AHEAD):
             begin()
         while under_way:
-            first, out, futures = under_way.popleft()
-            bad = {index: reason for future in futures for index, reason in future.result().items()}
+            results = [task.result() for task in under_way.popleft()]
             begin()
-            here = indices[first : first + len(out)]
-            yield Batch(torch.from_numpy(out), torch.from_numpy(labels[here]), here, bad)
+            yield results
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

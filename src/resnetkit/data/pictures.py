@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -95,6 +95,7 @@ class Data:
     splits   "train", "val", "test" to ascending indices; "all" alone where nothing divides the pictures. A picture
              that was left out, because it cannot be read, is in no split, and keeps its index.
     notes    sentences on what was met on the way, for the person who gave the pictures
+    unlabelled  splits whose labels are not known, and stand as -1: the test pictures of a challenge
     """
 
     spec: str
@@ -103,6 +104,7 @@ class Data:
     classes: tuple[str, ...]
     splits: Mapping[str, Indices]
     notes: tuple[str, ...] = ()
+    unlabelled: Mapping[str, Indices] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -132,7 +134,7 @@ class Data:
                 f"{self.spec}: the model does not know {number}: {listing(unknown)}{hint}; "
                 f"rename to one of its {len(classes):,}, or take the pictures out"
             )
-        table = np.array([place[plain_name(name)] for name in self.classes], dtype=np.int64)
+        table = np.array([*(place[plain_name(name)] for name in self.classes), -1], dtype=np.int64)  # -1 stays -1
         return replace(self, labels=table[self.labels], classes=tuple(classes))
 
 

@@ -103,14 +103,18 @@ class Preprocess:
 
     def fit(self, picture: Pixels) -> Pixels:
         """Resize and centre crop: (H, W, C) to (size, size, C)."""
+        width, height = self.resized_shape(picture, self.resize_to)
+        return self.window(picture, width, height, *self.centre_of(width, height))
+
+    def resized_shape(self, picture: Pixels, side: int) -> tuple[int, int]:
+        """(width, height) of the picture resized to `side`."""
         height, width = picture.shape[:2]
-        if self.resize == "stretch":
-            to_width = to_height = self.resize_to
-        else:
-            shorter = min(height, width)
-            to_width, to_height = self.resize_to * width // shorter, self.resize_to * height // shorter
-        left, top = self._halved(to_width - self.size), self._halved(to_height - self.size)
-        return self.window(picture, to_width, to_height, left, top)
+        shorter = min(height, width)
+        return (side, side) if self.resize == "stretch" else (side * width // shorter, side * height // shorter)
+
+    def centre_of(self, width: int, height: int) -> tuple[int, int]:
+        """(left, top) of the centre crop of a resized picture."""
+        return self._halved(width - self.size), self._halved(height - self.size)
 
     def _halved(self, border: int) -> int:
         return round(border / 2) if self.centre == "even" else border // 2
@@ -177,12 +181,20 @@ class Preprocess:
         return cls(**values)  # type: ignore[arg-type]  # __post_init__ checks each
 
     def __str__(self) -> str:
-        how = f"shorter side {self.resize_to}" if self.resize == "shorter" else f"stretched to {self.resize_to}"
+        return f"{self.resizing(self.resize_to)}, centre {self.size}, {self.values}"
+
+    def resizing(self, *sides: int) -> str:
+        """How pictures are resized to `sides`, in words."""
+        how = "shorter side" if self.resize == "shorter" else "stretched to"
+        return f"{how} {', '.join(map(str, sides))} {self.filter}"
+
+    @property
+    def values(self) -> str:
+        """Colours and normalisation in words."""
         mean = " ".join(f"{value:.4g}" for value in self.mean) if len(self.mean) == self.channels else "per pixel"
         std = " ".join(f"{value:.4g}" for value in self.std)
         colours = "grey" if self.channels == 1 else self.order
-        exif = "on" if self.exif else "off"
-        return f"{how} {self.filter}, centre {self.size}, {colours}, mean {mean}, std {std}, EXIF {exif}"
+        return f"{colours}, mean {mean}, std {std}, EXIF {'on' if self.exif else 'off'}"
 
 
 def _check(value: Preprocess) -> None:

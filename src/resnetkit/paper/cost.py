@@ -14,7 +14,7 @@ from resnetkit.loop import fresh
 from resnetkit.model import Architecture, architecture
 from resnetkit.paper.studies import SCALES, STUDIES, Budget, Run, study_runs
 from resnetkit.recipe import Recipe
-from resnetkit.weights import place
+from resnetkit.weights import asked_architecture, place
 
 STEPS = 3  # that are timed, after one that is not
 LARGE = 8  # pictures of a timed batch from 64 pixels on, where the speed no longer hangs on it
@@ -47,14 +47,7 @@ def side(recipe: Recipe) -> int:
 
 def network_of(recipe: Recipe) -> Architecture:
     """The network that a study's recipe trains, but for its classes."""
-    model = recipe.model
-    return architecture(
-        model.arch,
-        shortcut=None if model.shortcut == "auto" else model.shortcut,
-        stem_stride=4 if model.stem_stride == 4 else None,
-        norm=model.norm,
-        preactivation=model.preactivation,
-    )
+    return asked_architecture(recipe.model)
 
 
 @cache

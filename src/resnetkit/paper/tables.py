@@ -98,6 +98,7 @@ def built_layers(found: Complexity, index: int) -> tuple[str, int]:
         network = ResNet(found.architecture)
     if index == 0:
         conv = network.conv1
+        assert isinstance(conv, nn.Conv2d)
         return f"{conv.kernel_size[0]}x{conv.kernel_size[1]}, {conv.out_channels}, stride {conv.stride[0]}", 1
     if index > len(found.architecture.blocks):
         return f"average pool, {network.fc.out_features}-d fc", 1
