@@ -196,7 +196,7 @@ FROZEN = {
 def test_frozen_parts_stay_as_they_are(arch: str, freeze: str) -> None:
     """Weights and batch statistics; and all else learns, after a change of mode such as an evaluation brings too."""
     torch.manual_seed(0)
-    network = ResNet(architecture(arch, classes=3))
+    network = ResNet(replace(architecture(arch, classes=3), width=8))
     recipe = Optim(lr=0.1, freeze=freeze)  # type: ignore[arg-type]
     freeze_parts(network, freeze)
     sgd = make_sgd(network, recipe)
@@ -257,7 +257,7 @@ def test_a_stage_that_the_network_lacks() -> None:
 
 # Whole trainings
 
-TWELVE = Preprocess(12, "shorter", 12, "bilinear", 3, "BGR", (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), exif=True)
+TWELVE = Preprocess(12, "shorter", 12, "bilinear", 3, "BGR", (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), True, "down")
 
 
 @pytest.fixture(scope="module")
@@ -296,14 +296,14 @@ def settings(*more: str) -> Recipe:
 
 def test_a_step_is_as_long_as_the_factor_of_its_part(photos: Path, given_model: Path, tmp_path: Path) -> None:
     """The first step goes along the gradient: with a decay of 1/2 each part goes its power of 1/2 of the way."""
-    moved = {}
     start = open_model(given_model).network.state_dict()
+    moved: dict[float, dict[str, torch.Tensor]] = {}
     for decay in (1.0, 0.5):
         recipe = settings(f"optim.layer_decay={decay}", "optim.lr=0.1")
-        run = tmp_path / str(decay)
-        resnetkit.train(photos, recipe=recipe, weights=given_model, out=run)
-        filters = {name: t for name, t in open_model(run).network.state_dict().items() if t.ndim == 4}  # not the new fc
-        moved[decay] = {name: tensor - start[name] for name, tensor in filters.items()}
+        resnetkit.train(photos, recipe=recipe, weights=given_model, out=tmp_path / str(decay))
+        after = open_model(tmp_path / str(decay)).network.state_dict()
+        kernels = [name for name, tensor in after.items() if tensor.ndim == 4]
+        moved[decay] = {name: after[name] - start[name] for name in kernels}
     factors = {"layer3": 0.5, "layer2": 0.25, "layer1": 0.125, "stem": 0.0625}
     assert {owner(name, "") for name in moved[1.0]} == set(factors)
     for name, whole in moved[1.0].items():
