@@ -28,7 +28,7 @@ from resnetkit.recipes import shipped
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
-MARKDOWN = ("README.md", "docs/recipes.md", "docs/paper.md")
+MARKDOWN = ("README.md", "docs/recipes.md", "docs/paper.md", "docs/weights.md")
 RECIPES = "src/resnetkit/recipes.py"
 
 
@@ -172,12 +172,25 @@ def draw_degradation() -> str:
     return f"{head}{sign}<style>{style}</style>{body}\n"
 
 
+def parity() -> str:
+    """Table: every network that went to a peer and came back, and how far the answers were apart."""
+    found = result("parity")
+    names = {"timm": "timm", "torchvision": "torchvision", "transformers": "Transformers"}
+    versions = ", ".join(f"{name} {found['versions'][key]}" for key, name in names.items())
+    rows = ["| source | architecture | pictures | input | largest difference of logits |", "|---|---|---|---|---|"]
+    for row in found["rows"]:
+        what, size = f"| {names[row['library']]} | {row['architecture']}", f"{row['size']}x{row['size']}"
+        rows.append(f"{what} | {row['pictures']} | {size} | {row['difference']:.1e} |")
+    return "\n".join([*rows, "", f"With {versions}, torch {found['versions']['torch']}."])
+
+
 def keys() -> str:
     """Every key of a recipe, with what it may be."""
     return "```toml\n" + dumps(shipped("small")).strip() + "\n```"
 
 
 TABLES: dict[str, Callable[[], str]] = {"accuracy": accuracy, "published": published, "speed": speed, "keys": keys}
+TABLES |= {"parity": parity}
 TABLES |= {"paper": paper, "states": states, "degradation": degradation}
 
 
