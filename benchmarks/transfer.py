@@ -3,7 +3,8 @@
     python benchmarks/transfer.py WEIGHTS DATA [--out results/transfer.json]
 
 WEIGHTS  cifar10-resnet20.th (option A shortcuts, RGB / 255, ImageNet's mean and deviation)
-DATA     a folder with train/<class> and val/<class>, such as Tiny ImageNet; its first ten classes are taken
+DATA     a folder with train/<class> and val/<class>; its first ten classes are taken. Those of Tiny ImageNet are
+         animals, dogs and a cat among them as in CIFAR-10: a transfer to pictures of a like kind.
 
 Both arms have one recipe, "small" with the SETTINGS below, and differ in the start alone. Each gets the best of the
 same learning rates, chosen with another seed on a fifth of the training pictures. What is scored, the pictures of val/,

@@ -122,9 +122,11 @@ class Preprocess:
     def window(self, picture: Pixels, to_width: int, to_height: int, left: int, top: int) -> Pixels:
         """The size x size pixels at (left, top) of the picture resized to to_width x to_height."""
         height, width = picture.shape[:2]
-        if self.filter != "bilinear" and max(to_width, to_height) <= 16 * min(to_width, to_height):
-            # Filters that overshoot show which of its two passes Pillow took first, which hangs on the whole size. (Not
-            # so for a thread of a picture, which would be resized to gigabytes.)
+        pillow = self.filter != "bilinear" or cykooz_resizer is None
+        if pillow and max(to_width, to_height) <= 16 * min(to_width, to_height):
+            # Pillow rounds a part of a picture another way than the whole, and filters that overshoot show which of its
+            # two passes it took first, which hangs on the whole size. (Not so for a thread of a picture, which would be
+            # resized to gigabytes.)
             whole = resized(picture, to_width, to_height, self.filter)
             return whole[top : top + self.size, left : left + self.size]
         across, down = width / to_width, height / to_height  # only what the crop keeps is resized, on the same grid
