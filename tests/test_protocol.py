@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,7 +33,16 @@ IMAGENET = Preprocess(64, "shorter", 73, "bicubic", 3, "RGB", (0.485, 0.456, 0.4
 CIFAR = Preprocess(32, "shorter", 37, "bicubic", 3, "BGR", (0.5, 0.4, 0.3), (0.25, 0.3, 0.35), True, "down")
 PIXEL_MEAN = replace(CIFAR, mean=tuple(np.random.default_rng(5).random(3 * 32 * 32).tolist()))
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-SHAPES = [(90, 120), (120, 90), (64, 64), (50, 200), (90, 120), (31, 47)]
+SHAPES = [(90, 120), (120, 90), (64, 64), (90, 120), (31, 47)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """On networks this small a second thread mostly waits for the first, and on a busy machine for long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ def make_network(name: str, preprocess: Preprocess) -> ResNet:
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = None  # the plain average
-    crops = np.stack([preprocess.fit(coarse(90, 120, seed)) for seed in range(100, 132)])
+    crops = np.stack([preprocess.fit(coarse(90, 120, seed)) for seed in range(100, 116)])
     with torch.inference_mode():
         logits = network(preprocess.normalise(torch.from_numpy(crops)))
     with torch.no_grad():
@@ -217,7 +226,7 @@ def test_a_thread_of_a_picture_does_not_fill_the_memory(height: int, width: int)
     ("preprocess", "scales", "window"),
     [
         (IMAGENET, (), 2),
-        (IMAGENET, (64, 101, 160), 2),
+        (IMAGENET, (64, 101, 130), 2),
         (replace(IMAGENET, resize="stretch"), (64, 100), 2),
         (CIFAR, (), 8),
         (CIFAR, (32, 45), 8),
@@ -293,8 +302,8 @@ def test_unreadable_pictures_are_left_out_by_name(kind: Any) -> None:
     data.pictures.pixels[4] = None
     network = make_network("resnet8-cifar", CIFAR)
     reader, protocol = Reader(data, CIFAR, threads=2), Protocol(kind)
-    parts = list(probabilities(network, reader, np.array([5, 4, 1]), protocol))
-    assert [part.indices.tolist() for part in parts] == [[5, 1]]
+    parts = list(probabilities(network, reader, np.array([3, 4, 1]), protocol))
+    assert [part.indices.tolist() for part in parts] == [[3, 1]]
     assert [list(part.bad) for part in parts] == [[4]]
     (nothing,) = probabilities(network, reader, np.array([4]), protocol)
     assert (len(nothing.indices), list(nothing.bad)) == (0, [4])
