@@ -24,14 +24,12 @@ from typing import Any
 
 import resnetkit
 from common import write
+from published import PREPROCESS
 from resnetkit.recipe_file import to_dict, with_settings
-from resnetkit.recipes import shipped
 from resnetkit.runs import read_recipe
+from resnetkit.shipped import shipped
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-PREPROCESS = resnetkit.Preprocess(
-    32, "shorter", 32, "bilinear", 3, "RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), exif=False
-)
 CLASSES = 10
 EPOCHS = 3
 SETTINGS = (

@@ -24,12 +24,12 @@ from resnetkit.paper.page import state_of, write_page
 from resnetkit.paper.studies import SCALES
 from resnetkit.paper.trainings import curves
 from resnetkit.recipe_file import dumps
-from resnetkit.recipes import shipped
+from resnetkit.shipped import shipped
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
 MARKDOWN = ("README.md", "docs/recipes.md", "docs/paper.md", "docs/weights.md")
-RECIPES = "src/resnetkit/recipes.py"
+RECIPES = "src/resnetkit/shipped.py"
 
 
 def result(name: str) -> dict[str, Any]:
@@ -172,6 +172,19 @@ def draw_degradation() -> str:
     return f"{head}{sign}<style>{style}</style>{body}\n"
 
 
+def transfer() -> str:
+    """Table: imported weights as a start, against none."""
+    found = result("transfer")
+    low, high = (100 * end for end in found["difference_interval"])
+    n, gain = found["seeds"][0]["n"], f"{100 * found['difference']:.1f} points"
+    rows = ["| start | top-1, mean of 3 seeds |", "|---|---|"]
+    rows += [f"| {arm} | {percent(share)} |" for arm, share in found["top1_mean"].items()]
+    told = (
+        f"{gain} apart (95 % interval {low:.1f} to {high:.1f}); {n} pictures, [transfer.json](results/transfer.json)."
+    )
+    return "\n".join([*rows, "", told])
+
+
 def parity() -> str:
     """Table: every network that went to a peer and came back, and how far the answers were apart."""
     found = result("parity")
@@ -190,7 +203,7 @@ def keys() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {"accuracy": accuracy, "published": published, "speed": speed, "keys": keys}
-TABLES |= {"parity": parity}
+TABLES |= {"parity": parity, "transfer": transfer}
 TABLES |= {"paper": paper, "states": states, "degradation": degradation}
 
 

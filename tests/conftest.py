@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 
 from resnetkit import cli
@@ -67,3 +68,12 @@ def resnet(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, s
         return int(ending.value.code or 0), out, err
 
     return run
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """On networks this small a second thread mostly waits for the first, and on a busy machine for long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -21,7 +21,7 @@ from resnetkit.model import ResNet, architecture
 from resnetkit.prediction import Prediction
 from resnetkit.protocol import Protocol
 from resnetkit.recipe_file import load
-from resnetkit.recipes import recipes, shipped
+from resnetkit.shipped import recipes, shipped
 from samples import RESULT
 
 

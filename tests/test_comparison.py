@@ -24,7 +24,7 @@ from resnetkit.errors import UserError
 from resnetkit.evaluation import evaluate, wilson
 from resnetkit.model import ResNet, architecture
 from resnetkit.recipe_file import with_settings
-from resnetkit.recipes import shipped
+from resnetkit.shipped import shipped
 from resnetkit.training import train
 from resnetkit.weights import ModelFile, save_model
 

@@ -17,7 +17,7 @@ from PIL import Image
 import resnetkit
 from resnetkit.cli import root
 from resnetkit.recipe_file import loads, with_settings
-from resnetkit.recipes import recipes
+from resnetkit.shipped import recipes
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,19 +24,12 @@ from resnetkit.model import ResNet, architecture
 from resnetkit.protocol import Answers, Protocol, Scoring, probabilities
 from resnetkit.weights import ModelFile
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PREPROCESS = Preprocess(8, "shorter", 9, "bicubic", 3, "RGB", (0.5,) * 3, (0.25,) * 3, True)
 OTHER = Preprocess(12, "stretch", 12, "bilinear", 3, "BGR", (0.4,) * 3, (0.3,) * 3, True)
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
 PROTOCOLS = [Protocol(), Protocol("10-crop"), Protocol("dense", (12, 17))]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On networks this small a second thread mostly waits for the first, and on a busy machine for long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_model(classes: tuple[str, ...], preprocess: Preprocess = PREPROCESS, seed: int = 0) -> ModelFile:

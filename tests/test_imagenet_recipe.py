@@ -16,7 +16,7 @@ import resnetkit
 from resnetkit import runs
 from resnetkit.loop import fresh
 from resnetkit.recipe_file import with_settings
-from resnetkit.recipes import shipped
+from resnetkit.shipped import shipped
 from resnetkit.weights import open_model
 
 # Sec. 3.4, what a single step does not reach too, and that none of what came after the paper is on.

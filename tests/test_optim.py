@@ -32,8 +32,8 @@ from resnetkit.optim import (
 )
 from resnetkit.recipe import Optim, Recipe, Schedule
 from resnetkit.recipe_file import with_settings
-from resnetkit.recipes import shipped
 from resnetkit.resolve import check_parts
+from resnetkit.shipped import shipped
 from resnetkit.training import resuming, training
 from resnetkit.weights import ModelFile, open_model, save_model
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,20 +29,13 @@ from resnetkit.protocol import (
     whole,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 IMAGENET = Preprocess(64, "shorter", 73, "bicubic", 3, "RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), True)
 CIFAR = Preprocess(32, "shorter", 37, "bicubic", 3, "BGR", (0.5, 0.4, 0.3), (0.25, 0.3, 0.35), True, "down")
 PIXEL_MEAN = replace(CIFAR, mean=tuple(np.random.default_rng(5).random(3 * 32 * 32).tolist()))
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 SHAPES = [(90, 120), (120, 90), (64, 64), (90, 120), (31, 47)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On networks this small a second thread mostly waits for the first, and on a busy machine for long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

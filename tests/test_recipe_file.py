@@ -81,7 +81,8 @@ RECIPES = st.builds(
         clip=NOT_NEGATIVE,
         label_smoothing=BELOW_ONE,
         ema=BELOW_ONE,
-        freeze=st.sampled_from(["none", "backbone"]),
+        freeze=st.sampled_from(["none", "stem", "layer1", "layer2", "layer3", "backbone"]),
+        layer_decay=ABOVE_ZERO,
     ),
     schedule=st.builds(
         Schedule,

@@ -19,8 +19,8 @@ from resnetkit.errors import UserError
 from resnetkit.evaluation import evaluate
 from resnetkit.model import ResNet, architecture
 from resnetkit.recipe_file import with_settings
-from resnetkit.recipes import shipped
 from resnetkit.recompute import even_batch, recompute_statistics
+from resnetkit.shipped import shipped
 from resnetkit.training import train
 from resnetkit.weights import ModelFile, open_model, save_model
 

@@ -19,8 +19,8 @@ from resnetkit.errors import UserError
 from resnetkit.model import ResNet, architecture
 from resnetkit.recipe import Recipe
 from resnetkit.recipe_file import from_dict, to_dict, with_settings
-from resnetkit.recipes import recipes, shipped
 from resnetkit.resolve import Resolved, resolve
+from resnetkit.shipped import recipes, shipped
 from resnetkit.weights import ModelFile
 
 Pixels = NDArray[np.uint8]

@@ -21,7 +21,6 @@ from resnetkit.data.pictures import Data, Files
 from resnetkit.data.split import load_split
 from resnetkit.errors import UserError
 from resnetkit.recipe_file import with_settings
-from resnetkit.recipes import recipes, shipped
 from resnetkit.runs import (
     append_log,
     creating,
@@ -36,6 +35,7 @@ from resnetkit.runs import (
     this_environment,
     write_beginning,
 )
+from resnetkit.shipped import recipes, shipped
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from resnetkit.data.transforms import COLOUR, CROP_LEFT, CROP_TOP, CROP_TRIES, D
 from resnetkit.errors import UserError
 from resnetkit.recipe import Augment, Recipe
 from resnetkit.recipe_file import with_settings
-from resnetkit.recipes import shipped
 from resnetkit.resolve import resolve
+from resnetkit.shipped import shipped
 
 Pixels = NDArray[np.uint8]
 SMALL = Preprocess(

@@ -23,7 +23,7 @@ from resnetkit.mixing import thin
 from resnetkit.model import Block, ResNet, architecture
 from resnetkit.recipe import Recipe
 from resnetkit.recipe_file import with_settings
-from resnetkit.recipes import shipped
+from resnetkit.shipped import shipped
 from resnetkit.training import resuming, training
 from resnetkit.weights import open_model
 

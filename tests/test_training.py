@@ -19,7 +19,7 @@ from resnetkit.errors import UserError
 from resnetkit.events import Event, Finished, Found, Progress
 from resnetkit.recipe import Recipe
 from resnetkit.recipe_file import with_settings
-from resnetkit.recipes import shipped
+from resnetkit.shipped import shipped
 from resnetkit.training import resuming, training
 from resnetkit.weights import open_model
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from resnetkit.peers.sources import import_weights
     from resnetkit.prediction import Classifier, Prediction, load, predict
     from resnetkit.recipe import Recipe
-    from resnetkit.recipes import recipes
     from resnetkit.recompute import recompute_statistics
+    from resnetkit.shipped import recipes
     from resnetkit.training import resume, train
 
 _HOME = {
@@ -50,7 +50,7 @@ _HOME = {
     "load": "prediction",
     "open_data": "data.source",
     "predict": "prediction",
-    "recipes": "recipes",
+    "recipes": "shipped",
     "recompute_statistics": "recompute",
     "resume": "training",
     "train": "training",

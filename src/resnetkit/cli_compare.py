@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnetkit.shell import Commands, device, emit, json_option
+from resnetkit.shell import Commands, bad_option, device, emit, json_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,13 +26,7 @@ Examples:
 @click.argument("b")
 @click.argument("data")
 @click.option("--split", metavar="NAME", help="Which part of DATA; by default test, else val, else all of it.")
-@click.option(
-    "--bad",
-    type=click.Choice(["stop", "skip"]),
-    default="stop",
-    show_default=True,
-    help="What to do about pictures that cannot be read: name them and stop, or leave them out and list them.",
-)
+@bad_option
 @json_option
 def compare(a: str, b: str, data: str, split: str | None, bad: str, as_json: bool) -> None:
     """Score the models A and B on the same pictures, DATA, and say whether they differ: McNemar's exact test, and the

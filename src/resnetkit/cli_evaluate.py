@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resnetkit.errors import UserError
-from resnetkit.shell import device, emit, json_option
+from resnetkit.shell import bad_option, device, emit, json_option
 
 if TYPE_CHECKING:
     from resnetkit.evaluation import Submission
@@ -27,13 +27,7 @@ Examples:
 @click.argument("model")
 @click.argument("data", required=False)
 @click.option("--split", metavar="NAME", help="Which part of DATA; by default test, else val, else all of it.")
-@click.option(
-    "--bad",
-    type=click.Choice(["stop", "skip"]),
-    default="stop",
-    show_default=True,
-    help="What to do about pictures that cannot be read: name them and stop, or leave them out and list them.",
-)
+@bad_option
 @click.option(
     "--protocol",
     type=click.Choice(["1-crop", "10-crop", "dense"]),

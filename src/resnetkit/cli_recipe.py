@@ -37,7 +37,7 @@ Example:
 @json_option
 def list_recipes(as_json: bool) -> None:
     """Name the shipped recipes."""
-    from resnetkit.recipes import contract, recipes
+    from resnetkit.shipped import contract, recipes
 
     about = {name: contract(name).splitlines()[0] for name in recipes()}
     if as_json:
@@ -60,7 +60,7 @@ Example:
 def show_recipe(name: str, as_json: bool) -> None:
     """Print the shipped recipe NAME: what it is for, and all its keys as TOML with what each may be."""
     from resnetkit.recipe_file import to_dict
-    from resnetkit.recipes import contract, shipped
+    from resnetkit.shipped import contract, shipped
 
     found = shipped(name)
     if as_json:
@@ -97,7 +97,7 @@ def copy_recipe(name: str, file: str) -> None:
 def as_toml(name: str) -> str:
     """A shipped recipe as a file: its contract as comments, then every key."""
     from resnetkit.recipe_file import dumps
-    from resnetkit.recipes import contract, shipped
+    from resnetkit.shipped import contract, shipped
 
     text = dumps(shipped(name))
     return "".join(f"# {line}".rstrip() + "\n" for line in contract(name).splitlines()) + "\n" + text
@@ -114,7 +114,7 @@ Example:
 def check_recipe(file: str) -> None:
     """Say whether FILE, a recipe as TOML, has a mistake, and what it changes."""
     from resnetkit.recipe_file import load, to_dict
-    from resnetkit.recipes import recipes
+    from resnetkit.shipped import recipes
     from resnetkit.weights import asked_architecture
 
     known = recipes()
@@ -149,7 +149,7 @@ def asked(
 def find_recipe(name: str) -> Recipe:
     """A shipped recipe, or one in a file. Raises UserError."""
     from resnetkit.recipe_file import load
-    from resnetkit.recipes import recipes, shipped
+    from resnetkit.shipped import recipes, shipped
 
     known = recipes()
     if name not in known and (name.endswith(".toml") or os.sep in name or Path(name).is_file()):

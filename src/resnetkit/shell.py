@@ -41,6 +41,13 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
+bad_option = click.option(
+    "--bad",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What to do about pictures that cannot be read: name them and stop, or leave them out and list them.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, an object per value, and nothing else.")
 
 

@@ -29,9 +29,9 @@ from resnetkit.events import Evaluating, Event, Finished, Found, Reading, Stoppe
 from resnetkit.loop import Loop, State, determinism
 from resnetkit.recipe import Recipe
 from resnetkit.recipe_file import from_dict, to_dict
-from resnetkit.recipes import shipped
 from resnetkit.report import write_report
 from resnetkit.resolve import Resolved, resolve
+from resnetkit.shipped import shipped
 from resnetkit.starting import assumed_line, fill, opening_lines, starting_weights
 from resnetkit.weights import MODEL_FILE, ModelFile, read_architecture, save_model
 

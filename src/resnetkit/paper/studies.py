@@ -9,7 +9,7 @@ from typing import Any, Literal
 from resnetkit.errors import UserError, nearest
 from resnetkit.paper.claims import ITEMS
 from resnetkit.recipe import Recipe
-from resnetkit.recipes import shipped
+from resnetkit.shipped import shipped
 
 Budget = Literal["laptop", "workstation", "full"]
 Recipes = dict[str, Recipe]  # a run's name to its recipe, the seed left open

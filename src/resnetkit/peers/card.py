@@ -84,7 +84,7 @@ def library_of(beside: Sequence[str]) -> tuple[str, str]:
 
 def index_entry(model: ModelFile) -> dict[str, Any]:
     """The score as the hub's `model-index` has it."""
-    spec = model.provenance.get("data", {}).get("spec", "unnamed") if isinstance(model.provenance, dict) else "unnamed"
+    spec = model.provenance.get("data", {}).get("spec", "unnamed")
     scores = [("accuracy", "top-1 accuracy", model.metrics["top1"])]
     if model.metrics.get("top5") is not None:
         scores.append(("accuracy", "top-5 accuracy", model.metrics["top5"]))

@@ -43,10 +43,11 @@ def export(model: str | Path | ModelFile, to: str, out: str | Path) -> Exported:
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{out}: a file; --out is a folder")
-    no_notes: tuple[str, ...] = ()
+    files: Files
+    notes: tuple[str, ...] = ()
     if to == "hub-card":
         beside = [path.name for path in folder.iterdir()] if folder.exists() else []
-        files, notes = {CARD: model_card(opened, beside).encode()}, no_notes
+        files = {CARD: model_card(opened, beside).encode()}
     elif to in WRITERS:
         files, notes = WRITERS[to](opened)
     else:
