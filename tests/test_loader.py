@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -77,8 +76,8 @@ def reader(data: Data, *, threads: int = 2, keep: bool = False) -> Reader:
 
 def joined(batches: list[Batch]) -> tuple[NDArray[np.uint8], list[int], list[int]]:
     """Pictures, labels and indices of all batches one after the other."""
-    pictures = torch.cat([batch.pictures for batch in batches]).numpy()
-    labels = torch.cat([batch.labels for batch in batches]).tolist()
+    pictures = np.concatenate([batch.pictures for batch in batches])
+    labels = np.concatenate([batch.labels for batch in batches]).tolist()
     return pictures, labels, np.concatenate([batch.indices for batch in batches]).tolist()
 
 
@@ -216,7 +215,7 @@ def test_batches_are_whole_and_no_picture_comes_twice(n: int, batch: int, epoch:
     assert len(set(seen)) == len(seen)
     assert set(seen) <= set(chosen.tolist())
     for found in batches:
-        assert found.pictures.dtype == torch.uint8
+        assert found.pictures.dtype == np.uint8
         assert found.pictures[:, 0, 0, 0].tolist() == found.indices.tolist()
         assert found.labels.tolist() == [index % 5 for index in found.indices.tolist()]
 

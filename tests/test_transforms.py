@@ -231,6 +231,9 @@ def test_normalise_is_the_formula(order: Any, channels: int, per_pixel: bool) ->
     assert result.dtype == torch.float32
     assert result.shape == (4, channels, 6, 6)
     assert result.is_contiguous(memory_format=torch.channels_last)
+    without_torch = preprocess.normalise_array(batch)
+    assert without_torch.flags.c_contiguous
+    np.testing.assert_allclose(without_torch, expected, rtol=0, atol=2e-6)
     np.testing.assert_allclose(result.numpy(), expected, rtol=0, atol=2e-6)
     np.testing.assert_array_equal(batch, before)
     again = preprocess.normalise(torch.from_numpy(batch))

@@ -177,10 +177,9 @@ class Loop:
         if optim.stochastic_depth:
             thin(state.network, optim.stochastic_depth, draw)
         total = torch.zeros(2, dtype=torch.float64, device=state.device)
-        pieces = zip(batch.pictures.chunk(optim.accumulate), batch.labels.chunk(optim.accumulate), strict=True)
-        for pictures, labels in pieces:
-            x = self.reader.preprocess.normalise(pictures.to(state.device, non_blocking=True))
-            y = labels.to(state.device, non_blocking=True)
+        pieces = (tensor.chunk(optim.accumulate) for tensor in batch.to(state.device))
+        for pictures, y in zip(*pieces, strict=True):
+            x = self.reader.preprocess.normalise(pictures)
             x, share = mixed(x, self.recipe.augment, draw)
             with torch.autocast(state.device.type, torch.bfloat16, enabled=self.recipe.run.precision == "bf16"):
                 logits = state.network(x)

@@ -125,7 +125,7 @@ def outputs(
     for batch in evaluation_batches(reader, indices, batch=BATCH):
         if len(batch.indices):
             with torch.inference_mode():
-                rows = answer(reader.preprocess.normalise(batch.pictures.to(device))).cpu().numpy()
+                rows = answer(reader.preprocess.normalise(batch.to(device)[0])).cpu().numpy()
         else:
             rows = np.empty((0, 0))
         yield Outputs(batch.indices, rows, batch.bad)

@@ -66,7 +66,7 @@ def recompute(network: ResNet, reader: Reader, indices: Indices, batch: int, pro
         if part.bad:
             raise UserError(name_bad(reader.data, part.bad, "take another split"))
         with torch.no_grad():
-            working(reader.preprocess.normalise(part.pictures.to(device)))
+            working(reader.preprocess.normalise(part.to(device)[0]))
         done += len(part.indices)
         if progress is not None:
             progress(Scoring(done, len(indices), 1, 1))

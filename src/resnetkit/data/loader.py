@@ -13,17 +13,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from resnetkit.data.pictures import Data, Indices, Pixels, name_bad
 from resnetkit.data.transforms import DRAWS, Preprocess, augmented
 from resnetkit.errors import BadPicture, UserError
 from resnetkit.recipe import Augment
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 CHUNK = 32  # pictures per task: long enough that handing it to a thread costs nothing, short enough to balance
 AHEAD = 3  # batches in the making while one is used
@@ -36,10 +38,17 @@ T = TypeVar("T")
 class Batch:
     """Pictures (n, size, size, C) uint8 and labels (n,) int64; `indices` says which pictures of the data they are."""
 
-    pictures: Tensor
-    labels: Tensor
+    pictures: Pixels
+    labels: Indices
     indices: Indices
     bad: dict[int, str] = field(default_factory=dict)  # index to reason, of those left out
+
+    def to(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Pictures and labels as tensors on a device."""
+        import torch  # not above: an exported model answers without torch
+
+        both = torch.from_numpy(self.pictures), torch.from_numpy(self.labels)
+        return both[0].to(device, non_blocking=True), both[1].to(device, non_blocking=True)
 
 
 def stream(kind: int, seed: int, epoch: int) -> np.random.Philox:
@@ -133,8 +142,7 @@ def evaluation_batches(reader: Reader, indices: Indices, *, batch: int) -> Itera
     for made in run_ahead(reader, indices, make, spans):
         if made.bad:
             good = np.array([index not in made.bad for index in made.indices.tolist()], dtype=bool)
-            keep = torch.from_numpy(good)
-            made = Batch(made.pictures[keep], made.labels[keep], made.indices[good], made.bad)
+            made = Batch(made.pictures[good], made.labels[good], made.indices[good], made.bad)
         yield made
 
 
@@ -185,7 +193,7 @@ def run_ahead(
         first, out = under_way.popleft()
         bad = {index: reason for found in reasons for index, reason in found.items()}
         here = indices[first : first + len(out)]
-        yield Batch(torch.from_numpy(out), torch.from_numpy(labels[here]), here, bad)
+        yield Batch(out, labels[here], here, bad)
 
 
 def in_threads(threads: int, groups: Iterator[list[Callable[[], T]]]) -> Iterator[list[T]]:

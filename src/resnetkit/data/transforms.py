@@ -19,13 +19,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from statistics import NormalDist
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
-from torch import Tensor
 
 from resnetkit.data.decode import Pixels, decode, luma
 from resnetkit.errors import UserError, nearest
@@ -35,6 +33,10 @@ try:
     import cykooz_resizer
 except ImportError:  # no wheel for this machine; Pillow does the same, more slowly
     cykooz_resizer = None
+
+if TYPE_CHECKING:  # an exported model answers without torch
+    import torch
+    from torch import Tensor
 
 Filter = Literal["bilinear", "bicubic", "box", "lanczos"]
 
@@ -136,19 +138,37 @@ class Preprocess:
 
     def normalise(self, batch: Tensor) -> Tensor:
         """uint8 (N, size, size, C) to float32 (N, C, size, size), channels_last in memory, on the batch's device."""
-        scale, shift = self._affine(batch.device)
+        scale, shift = self._affine_on(batch.device)
         if self.order == "BGR":
             batch = batch.flip(3)
-        return torch.addcmul(shift, batch.permute(0, 3, 1, 2), scale)
+        return shift.addcmul(batch.permute(0, 3, 1, 2), scale)
 
-    def _affine(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """scale and shift of normalise; kept, because moving them for each batch would make the device wait."""
+    def normalise_array(self, batch: Pixels) -> NDArray[np.float32]:
+        """`normalise` without torch: float32 (N, C, size, size), channels first in memory too."""
+        scale, shift = self.affine
+        if self.order == "BGR":
+            batch = batch[:, :, :, ::-1]
+        result: NDArray[np.float32] = batch.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+        result *= scale
+        result += shift
+        return result
+
+    @cached_property
+    def affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """scale (1, C, 1, 1) and shift, of the same shape or (1, C, size, size): the input is level * scale + shift."""
+        std = np.array(self.std, dtype=np.float64).reshape(1, -1, 1, 1)
+        side = 1 if len(self.mean) == self.channels else self.size
+        mean = np.array(self.mean, dtype=np.float64).reshape(1, self.channels, side, side)
+        return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+    def _affine_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """`affine` on a device; kept, because moving it for each batch would make the device wait."""
         if device not in self._affines:
-            std = torch.tensor(self.std, dtype=torch.float64).view(1, -1, 1, 1)
-            mean = torch.tensor(self.mean, dtype=torch.float64)
-            side = 1 if len(self.mean) == self.channels else self.size
-            mean = mean.view(1, self.channels, side, side).contiguous(memory_format=torch.channels_last)
-            self._affines[device] = ((1 / (255 * std)).float().to(device), (-mean / std).float().to(device))
+            import torch
+
+            scale, shift = (torch.from_numpy(values) for values in self.affine)
+            shift = shift.contiguous(memory_format=torch.channels_last)
+            self._affines[device] = (scale.to(device), shift.to(device))
         return self._affines[device]
 
     @cached_property

@@ -45,7 +45,8 @@ def measure(folder: Path, data: Data, seed: int, device: str) -> dict[str, Any]:
 def batch_of(reader: Reader, indices: NDArray[np.int64], device: str) -> tuple[Tensor, Tensor]:
     """Normalised pictures without augmentation, and their labels."""
     (batch,) = evaluation_batches(reader, indices, batch=len(indices))
-    return reader.preprocess.normalise(batch.pictures.to(device)), batch.labels.to(device)
+    pictures, labels = batch.to(device)
+    return reader.preprocess.normalise(pictures), labels
 
 
 def compare(model: ModelFile, network: ResNet, reader: Reader, indices: NDArray[np.int64]) -> dict[str, Any]:
@@ -59,7 +60,8 @@ def compare(model: ModelFile, network: ResNet, reader: Reader, indices: NDArray[
     correct, correct_deep, difference = 0, 0, 0.0
     for batch in evaluation_batches(reader, indices, batch=BATCH):
         device = next(network.parameters()).device
-        x, y = model.preprocess.normalise(batch.pictures.to(device)), batch.labels.to(device)
+        pictures, y = batch.to(device)
+        x = model.preprocess.normalise(pictures)
         with torch.inference_mode():
             logits = network(x)
             correct += int((logits.argmax(1) == y).sum())
