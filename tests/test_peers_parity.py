@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-import resnetkit.data.transforms
+import resnetkit.data.resizing
 from resnetkit.data.transforms import Preprocess
 from resnetkit.model import Architecture, ResNet, architecture
 from resnetkit.peers.exports import export
@@ -194,7 +194,7 @@ def test_at_full_size(
     library: str, filter: Any, pictures: list[bytes], tmp_path: Path, parity: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With Pillow's resizing throughout; the fast bilinear one is within 2 levels of it, see test_preprocess_peers."""
-    monkeypatch.setattr(resnetkit.data.transforms, "cykooz_resizer", None)
+    monkeypatch.setattr(resnetkit.data.resizing, "cykooz_resizer", None)
     model = random_model(architecture("resnet50"), replace(suited(WHOLE, library), filter=filter), seed=1)
     gap = PROOFS[library](model, pictures, tmp_path)
     assert gap < CLOSE

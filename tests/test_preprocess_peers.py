@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-import resnetkit.data.transforms as module
+import resnetkit.data.resizing as module
 from resnetkit.data.decode import decode
 from resnetkit.data.transforms import Preprocess
 from torchvision_shim import peer

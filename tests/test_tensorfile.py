@@ -119,3 +119,16 @@ def test_what_is_no_file_is_named(name: str, message: str, tmp_path: Path) -> No
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=f"{name}: {message}"):
         tensorfile.read(tmp_path / name)
+
+
+def test_metadata_are_read_without_torch() -> None:
+    """In a process of its own, and with the same answer; what is damaged is noticed too."""
+    program = (
+        "import sys; from resnetkit import tensorfile\n"
+        "data = sys.stdin.buffer.read(); print(tensorfile.parse_meta(data, 'm')['kind'])\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], input=FILE, capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "model"
+    with pytest.raises(UserError, match="damaged"):
+        tensorfile.parse_meta(FILE[:-1] + bytes([FILE[-1] ^ 1]), "m")

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-import resnetkit.data.transforms as module
-from resnetkit.data.transforms import Preprocess, resized
+import resnetkit.data.resizing as module
+from resnetkit.data.resizing import resized
+from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import BadPicture, UserError
 
 Pixels = NDArray[np.uint8]

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from resnetkit.about import model_path
 from resnetkit.atomic import write_text
 from resnetkit.data.imagenet import submission, submission_lines
 from resnetkit.data.labels import Labels, read_labels, unmatched
@@ -30,7 +31,7 @@ from resnetkit.errors import UserError, shown_name
 from resnetkit.model import ResNet
 from resnetkit.protocol import ONE_CROP, Answers, Member, Progress, Protocol, ask
 from resnetkit.runs import read_json
-from resnetkit.weights import ModelFile, model_path, open_model, place
+from resnetkit.weights import ModelFile, open_model, place
 
 BINS = 15  # of the expected calibration error (arXiv 1706.04599)
 WORST = 24  # confidently wrong pictures that are kept by name

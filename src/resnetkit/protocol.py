@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from resnetkit.data.loader import Reader, evaluation_batches, evaluation_views
 from resnetkit.data.pictures import Pixels, name_bad
-from resnetkit.data.transforms import Preprocess, resized
+from resnetkit.data.resizing import resized
+from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import Diverged, UserError, nearest
 from resnetkit.model import ResNet
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from resnetkit.about import MODEL_FILE
 from resnetkit.data.audit import Audit
 from resnetkit.data.pictures import Data, count
 from resnetkit.data.transforms import Preprocess
@@ -20,7 +21,7 @@ from resnetkit.recipe import Recipe
 from resnetkit.resolve import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD, Resolved
 from resnetkit.runs import Environment
 from resnetkit.tensorfile import read
-from resnetkit.weights import MODEL_FILE, ModelFile, asked_architecture, open_model
+from resnetkit.weights import ModelFile, asked_architecture, open_model
 
 
 def starting_weights(source: str | Path, recipe: Recipe) -> ModelFile:

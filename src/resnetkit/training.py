@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from resnetkit import checkpoint, runs
+from resnetkit.about import MODEL_FILE
 from resnetkit.atomic import write_json
 from resnetkit.data.audit import Audit, Record, audit_pictures, fingerprint, require_good, without_bad
 from resnetkit.data.loader import Reader, default_threads
@@ -33,7 +34,7 @@ from resnetkit.report import write_report
 from resnetkit.resolve import Resolved, resolve
 from resnetkit.shipped import shipped
 from resnetkit.starting import assumed_line, fill, opening_lines, starting_weights
-from resnetkit.weights import MODEL_FILE, ModelFile, read_architecture, save_model
+from resnetkit.weights import ModelFile, read_architecture, save_model
 
 
 def train(

@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 
 from resnetkit import tensorfile
+from resnetkit.about import About, about_of, model_path
 from resnetkit.atomic import write_bytes
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError
 from resnetkit.model import Architecture, ResNet, architecture
 from resnetkit.recipe import Model
-
-FORMAT = 1
-MODEL_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,16 @@ class ModelFile:
     preprocess: Preprocess
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def about(self) -> About:
+        """Everything but the weights."""
+        own = {name: getattr(self, name) for name in ABOUT}
+        return About(architecture=asdict(self.network.arch), **own)
+
+
+ABOUT = ("classes", "preprocess", "metrics", "provenance", "calibration")
 
 
 def named_architecture(name: str, **choices: Any) -> Architecture:
@@ -52,31 +60,9 @@ def asked_architecture(model: Model, **counts: int) -> Architecture:
     return named_architecture(choices.pop("arch", "resnet18"), **choices, **counts)
 
 
-def model_path(model: str | Path) -> Path:
-    """The model file that a RUN folder or a path means. Raises UserError when there is none."""
-    path = Path(model)
-    if path.is_dir():
-        if not (path / MODEL_FILE).exists():
-            hint = f"; finish it with: resnet resume {path}" if (path / "recipe.json").exists() else ""
-            raise UserError(f"{path}: holds no {MODEL_FILE}{hint}")
-        return path / MODEL_FILE
-    if not path.exists():
-        raise UserError(f"{path}: no such model file or run folder")
-    return path
-
-
 def dump_model(model: ModelFile) -> bytes:
     """The bytes of a model file; equal models give equal bytes."""
-    meta = {
-        "kind": "model",
-        "format": FORMAT,
-        "architecture": asdict(model.network.arch),
-        "classes": list(model.classes),
-        "preprocess": model.preprocess.to_dict(),
-        "metrics": model.metrics,
-        "provenance": model.provenance,
-    }
-    return tensorfile.dump(dict(model.network.state_dict()), meta)
+    return tensorfile.dump(dict(model.network.state_dict()), model.about.to_meta())
 
 
 def save_model(model: ModelFile, path: Path) -> None:
@@ -90,18 +76,9 @@ def open_model(model: str | Path) -> ModelFile:
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: not a model file; if it holds weights, bring them in with: resnet import {path}")
     tensors, meta = tensorfile.read(path)
-    if meta is None or meta.get("kind") != "model":
-        what = "a checkpoint" if meta else "weights alone"
-        raise UserError(f"{path}: holds {what}, no architecture and classes; see: resnet import --help")
-    if meta.get("format") != FORMAT:
-        raise UserError(f"{path}: model file format {meta.get('format')}; this version of resnetkit reads {FORMAT}")
-    return ModelFile(
-        network=filled_network(read_architecture(meta["architecture"]), tensors),
-        classes=tuple(meta["classes"]),
-        preprocess=Preprocess.from_dict(meta["preprocess"]),
-        metrics=meta["metrics"],
-        provenance=meta["provenance"],
-    )
+    about = about_of(meta, str(path))
+    network = filled_network(read_architecture(about.architecture), tensors)
+    return ModelFile(network, **{name: getattr(about, name) for name in ABOUT})
 
 
 def read_architecture(fields: dict[str, Any]) -> Architecture:

@@ -26,26 +26,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from resnetkit.data.decode import Pixels, decode, luma
+from resnetkit.data.resizing import FILTERS, Filter, resized, with_pillow
 from resnetkit.errors import UserError, nearest
 from resnetkit.recipe import Augment
-
-try:
-    import cykooz_resizer
-except ImportError:  # no wheel for this machine; Pillow does the same, more slowly
-    cykooz_resizer = None
 
 if TYPE_CHECKING:  # an exported model answers without torch
     import torch
     from torch import Tensor
-
-Filter = Literal["bilinear", "bicubic", "box", "lanczos"]
-
-_FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "box": Image.Resampling.BOX,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 # Slots of `augmented`'s draws. Each has one meaning, so switching one augmentation off leaves the others as they are.
 FLIP = 0  # mirrored below 0.5
@@ -124,8 +111,7 @@ class Preprocess:
     def window(self, picture: Pixels, to_width: int, to_height: int, left: int, top: int) -> Pixels:
         """The size x size pixels at (left, top) of the picture resized to to_width x to_height."""
         height, width = picture.shape[:2]
-        pillow = self.filter != "bilinear" or cykooz_resizer is None
-        if pillow and max(to_width, to_height) <= 16 * min(to_width, to_height):
+        if with_pillow(self.filter) and max(to_width, to_height) <= 16 * min(to_width, to_height):
             # Pillow rounds a part of a picture another way than the whole, and filters that overshoot show which of its
             # two passes it took first, which hangs on the whole size. (Not so for a thread of a picture, which would be
             # resized to gigabytes.)
@@ -228,7 +214,7 @@ def _check(value: Preprocess) -> None:
     for key, allowed in (
         ("channels", (1, 3)),
         ("resize", ("shorter", "stretch")),
-        ("filter", tuple(_FILTERS)),
+        ("filter", tuple(FILTERS)),
         ("order", ("RGB", "BGR")),
         ("exif", (True, False)),
         ("centre", ("even", "down")),
@@ -246,35 +232,6 @@ def _check(value: Preprocess) -> None:
             raise UserError(f"preprocess {key}: must be finite numbers, as shares of white (0.485, not 123.7)")
     if min(value.std) <= 0:
         raise UserError(f"preprocess std={value.std}: must be above 0")
-
-
-def resized(
-    picture: Pixels, width: int, height: int, filter: Filter, box: tuple[float, float, float, float] | None = None
-) -> Pixels:
-    """(H, W, C) to (height, width, C), antialiased: Pillow's `resize(box=box, reducing_gap=None)` within 2 levels.
-
-    `box` is (left, top, right, bottom) in source pixels, within the picture; pixels around it count at its edge. Where
-    only whole pixels are cut out nothing is resampled. Runs in the calling thread and releases the GIL.
-    """
-    left, top, right, bottom = box or (0, 0, picture.shape[1], picture.shape[0])
-    if (right - left, bottom - top) == (width, height) and left == int(left) and top == int(top):
-        return picture[int(top) : int(bottom), int(left) : int(right)]
-    # cykooz-resizer resizes up and down first, Pillow whichever way is cheaper. That shows with filters that overshoot
-    # (by 50 levels), and box breaks ties another way, so only bilinear, which is the usual one, can be left to it.
-    if cykooz_resizer is None or filter != "bilinear":
-        image = Image.fromarray(picture if picture.shape[2] == 3 else picture[:, :, 0])
-        small = np.array(image.resize((width, height), _FILTERS[filter], (left, top, right, bottom), None))
-        return small.reshape(height, width, -1)
-    kind = cykooz_resizer.PixelType.U8x3 if picture.shape[2] == 3 else cykooz_resizer.PixelType.U8
-    source = cykooz_resizer.ImageData(picture.shape[1], picture.shape[0], kind, picture.tobytes())
-    target = cykooz_resizer.ImageData(width, height, kind)
-    options = cykooz_resizer.ResizeOptions(
-        resize_alg=cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilinear),
-        crop_box=cykooz_resizer.CropBox(left, top, right - left, bottom - top),
-        use_alpha=False,
-    )
-    cykooz_resizer.Resizer().resize(source, target, options)  # a resizer holds scratch space: one per call, not shared
-    return np.array(np.frombuffer(target.get_buffer(), np.uint8)).reshape(height, width, -1)
 
 
 def augmented(picture: Pixels, preprocess: Preprocess, augment: Augment, draws: NDArray[np.float64]) -> Pixels:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnetkit.about import MODEL_FILE
 from resnetkit.atomic import write_json
 from resnetkit.data.audit import Audit, fingerprint
 from resnetkit.data.loader import Reader, default_threads
@@ -25,7 +26,6 @@ from resnetkit.paper.signals import signals
 from resnetkit.paper.studies import SCALES, Budget, Run, Study, study_runs
 from resnetkit.runs import read_json
 from resnetkit.training import look_at, resuming, training
-from resnetkit.weights import MODEL_FILE
 
 DIVERGED = "diverged.json"  # in the folder of a run whose loss was no longer a number: no need to train it again
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from resnetkit.data.transforms import Filter, Preprocess
+from resnetkit.data.resizing import Filter
+from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError
 from resnetkit.model import IMAGENET_DEPTHS, Architecture
 from resnetkit.peers.stated import Stated, distinct, shape, unlike, untold
