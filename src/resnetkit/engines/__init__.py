@@ -1,0 +1,1 @@
+"""The same network in other engines: files for ONNX Runtime, OpenVINO and MNN, and what runs them."""

@@ -1,0 +1,194 @@
+"""Files that engines run: what each says of itself, read without its engine and checked against its own SHA-256.
+
+  .safetensors  model files: metadata
+  .onnx         metadata_props
+  .xml          rt_info, with the SHA-256 of the .bin file beside it
+  .mnn          bizCode, the first field of the flatbuffer
+  .pt2          resnetkit.json in the archive, with the SHA-256 of the other members
+
+Everywhere it is the JSON text of a model file (docs/model-file.md), in exported ones with one more table, `export`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+from resnetkit.about import About, about_of
+from resnetkit.errors import UserError
+from resnetkit.sealing import PLACE, is_whole
+from resnetkit.tensorfile import KEY, read_bytes
+
+Input = Literal["uint8", "float"]
+METADATA, PROP_KEY, PROP_VALUE = 14, 1, 2  # onnx.proto: ModelProto.metadata_props; StringStringEntryProto
+INPUTS = ("uint8", "float")
+PRECISIONS = ("fp32", "int8")
+AS_IT_IS = {"input": "uint8", "precision": "fp32"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model file or an exported one.
+
+    input      what it takes: "uint8" pictures (N, size, size, C), or "float", normalised (N, C, size, size)
+    precision  "fp32" or "int8"
+    digest     equal ones are equal files
+    """
+
+    path: Path
+    about: About
+    input: Input
+    precision: str
+    digest: str
+
+
+def metadata(about: About, export: dict[str, Any], **more: Any) -> str:
+    """The JSON text to put into a file that `sealing.seal` seals afterwards; `export` has `input` and `precision`."""
+    return json.dumps({"sha256": PLACE, **more, **about.to_meta(), "export": export}, sort_keys=True)
+
+
+def read(path: Path) -> Source:
+    """What a file says. Raises UserError: missing, damaged, not made by resnetkit, or of a kind that nothing runs."""
+    if path.suffix not in READERS:
+        raise UserError(f"{path}: not a model; models end in {', '.join(READERS)}, weights come in with: resnet import")
+    data = read_bytes(path)
+    try:
+        text = READERS[path.suffix](path, data)
+        meta = None if text is None else json.loads(text)
+    except (ValueError, KeyError, struct.error, IndexError, ElementTree.ParseError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: {WHAT[path.suffix]} is expected, and this is none, or damaged ({error})") from None
+    if path.suffix == ".safetensors":
+        about_of(meta, str(path))
+    elif not isinstance(meta, dict) or meta.get("kind") != "model":
+        raise UserError(
+            f"{path}: not exported by resnetkit: it says nothing of classes and preprocessing; make one with: "
+            f"resnet export MODEL --to {TO[path.suffix]} --out {path}"
+        )
+    assert isinstance(meta, dict)
+    digest = str(meta.pop("sha256", ""))
+    if not is_sealed(path, data, digest, meta):
+        raise UserError(
+            f"{path}: damaged: its SHA-256 is not the one it was written with; restore it from a copy or export it anew"
+        )
+    export = meta.get("export", AS_IT_IS if path.suffix == ".safetensors" else None)
+    if not isinstance(export, dict) or export.get("input") not in INPUTS or export.get("precision") not in PRECISIONS:
+        raise UserError(f"{path}: its metadata have no usable 'export'; export it again")
+    return Source(path, About.from_meta(meta, str(path)), export["input"], export["precision"], digest)
+
+
+def is_sealed(path: Path, data: bytes, digest: str, meta: dict[str, Any]) -> bool:
+    """Whether the file, and what lies beside it, is as it was written."""
+    if path.suffix == ".pt2":
+        return digest == members_digest(path)
+    if path.suffix == ".xml" and hashlib.sha256(read_bytes(path.with_suffix(".bin"))).hexdigest() != meta.get("bin"):
+        return False
+    return is_whole(data, digest)
+
+
+def safetensors_text(_: Path, data: bytes) -> str | None:
+    """Raises ValueError for what has no header."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    text: str | None = (header.get("__metadata__") or {}).get(KEY)
+    return text
+
+
+def onnx_text(_: Path, data: bytes) -> str | None:
+    """Raises ValueError for bytes that are no protobuf message."""
+    for number, entry in fields(memoryview(data)):
+        if number == METADATA:
+            parts = {part: str(text, "utf-8") for part, text in fields(entry)}
+            if parts.get(PROP_KEY) == KEY:
+                return parts.get(PROP_VALUE)
+    return None
+
+
+def fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """(number, value) of each field of a protobuf message that has bytes. Raises ValueError.
+
+    https://protobuf.dev/programming-guides/encoding. ONNX's own reader would load the weights, and takes a while.
+    """
+    at = 0
+    while at < len(data):
+        tag, at = varint(data, at)
+        kind = tag & 7
+        if kind == 0:
+            _, at = varint(data, at)
+            continue
+        length, at = varint(data, at) if kind == 2 else ({1: 8, 5: 4}.get(kind, len(data) + 1), at)
+        if tag < 8 or at + length > len(data):
+            raise ValueError("no protobuf message")
+        if kind == 2:
+            yield tag >> 3, data[at : at + length]
+        at += length
+
+
+def varint(data: memoryview, at: int) -> tuple[int, int]:
+    """A number of seven bits a byte, the lowest first, and where the next thing begins. Raises ValueError."""
+    value = 0
+    for shift, byte in enumerate(data[at : at + 10]):
+        value |= (byte & 127) << 7 * shift
+        if byte < 128:
+            return value, at + shift + 1
+    raise ValueError("no protobuf message")
+
+
+def openvino_text(_: Path, data: bytes) -> str | None:
+    """Raises ParseError for what is no XML."""
+    found = ElementTree.fromstring(data).find(f"rt_info/{KEY}/about")
+    return None if found is None else found.get("value")
+
+
+def mnn_text(_: Path, data: bytes) -> str | None:
+    """The string that is field 0 of the root table (MNN's schema/default/MNN.fbs). Raises struct.error, ValueError."""
+    (root,) = struct.unpack_from("<I", data, 0)
+    (back,) = struct.unpack_from("<i", data, root)
+    (entry,) = struct.unpack_from("<H", data, root - back + 4)
+    if entry == 0:
+        return None
+    (ahead,) = struct.unpack_from("<I", data, root + entry)
+    (length,) = struct.unpack_from("<I", data, root + entry + ahead)
+    text = data[root + entry + ahead + 4 :][:length].decode()
+    return text if text.startswith("{") else None
+
+
+def pt2_text(path: Path, _: bytes) -> str | None:
+    """Raises BadZipFile for what is no archive, or where a member's CRC is not that of its bytes."""
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+        if broken is not None:
+            raise zipfile.BadZipFile(f"{broken} is damaged")
+        return archive.read(PT2_MEMBER).decode() if PT2_MEMBER in archive.namelist() else None
+
+
+def members_digest(path: Path) -> str:
+    """Of the names, sizes and checksums of an archive's members but ours, and of ours with zeros for this digest."""
+    with zipfile.ZipFile(path) as archive:
+        about = dict(json.loads(archive.read(PT2_MEMBER)), sha256="")
+        rows = sorted((info.filename, info.file_size, info.CRC) for info in archive.infolist())
+    rows = [row for row in rows if row[0] != PT2_MEMBER]
+    return hashlib.sha256(json.dumps([rows, about], sort_keys=True).encode()).hexdigest()
+
+
+PT2_MEMBER = f"{KEY}.json"
+READERS: dict[str, Callable[[Path, bytes], str | None]] = {
+    ".safetensors": safetensors_text,
+    ".onnx": onnx_text,
+    ".xml": openvino_text,
+    ".mnn": mnn_text,
+    ".pt2": pt2_text,
+}
+TO = {".onnx": "onnx", ".xml": "openvino", ".mnn": "mnn", ".pt2": "torch-export"}  # as `resnet export --to` has it
+WHAT = {
+    ".safetensors": "a model file",
+    ".onnx": "an ONNX file",
+    ".xml": "a model of OpenVINO",
+    ".mnn": "a model of MNN",
+    ".pt2": "an archive of torch.export",
+}

@@ -1,0 +1,67 @@
+"""OpenVINO: its own files and those of ONNX, on the CPU."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from resnetkit.engines.engine import Engine, Logits, Pixels, need, silent
+from resnetkit.engines.files import Source
+from resnetkit.errors import UserError
+
+NAME, SUFFIX = "openvino", ".xml"
+
+
+def load(file: Source, threads: int, ready: Path | None = None) -> Engine:
+    """The engine of a file of OpenVINO or ONNX. Raises UserError.
+
+    ready   the same file as `prepare` wrote it, which loads faster
+    """
+    openvino = imported()
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": False,  # it waits for its own cores where others use them too, such as our decoders
+    }
+    try:
+        with silent():
+            compiled = openvino.Core().compile_model(str(ready or file.path), "CPU", options)
+    except RuntimeError as error:
+        raise UserError(f"{file.path}: OpenVINO cannot load it ({last_line(error)})") from None
+    request, preprocess = compiled.create_infer_request(), file.about.preprocess
+
+    def run(pictures: Pixels) -> Logits:
+        x: Any = pictures if file.input == "uint8" else preprocess.normalise_array(pictures)
+        logits: Logits = request.infer(x, share_inputs=True)[0]
+        return logits
+
+    return run
+
+
+def prepare(file: Source, target: Path) -> None:
+    """Write a file of ONNX as OpenVINO's own, in fp32: `target` and its weights beside it, in a .bin file."""
+    openvino = imported()
+    openvino.save_model(openvino.Core().read_model(str(file.path)), str(target), compress_to_fp16=False)
+
+
+def imported() -> Any:
+    """The package. Its converter, which we do not need, would report home and take a tenth of a second: left out."""
+    need(NAME)
+    if "openvino" not in sys.modules:
+        sys.modules["openvino.tools.ovc"] = None  # type: ignore[assignment]  # so importing it fails, which is caught
+        try:
+            import openvino
+        finally:
+            del sys.modules["openvino.tools.ovc"]
+    else:
+        import openvino
+    return openvino
+
+
+def last_line(error: Exception) -> str:
+    """OpenVINO's messages begin with places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,35 @@
+"""torch itself, with batch normalisation folded away: needs nothing installed, and runs on GPUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx.experimental.optimization import fuse
+
+from resnetkit.engines.engine import Engine, Logits, Pixels
+from resnetkit.weights import ModelFile, place
+
+NAME = "torch"
+
+
+def load(model: ModelFile, threads: int, device: str = "cpu") -> Engine:
+    """The engine of a model file, on a device. `threads` are those of the whole process."""
+    if device == "cpu":
+        torch.set_num_threads(threads)
+    network: Any = place(model.network.eval(), torch.device(device))
+    network = fuse(network)
+    return running(network, model, device)
+
+
+def running(network: nn.Module, model: ModelFile, device: str) -> Engine:
+    preprocess = model.preprocess
+
+    def run(pictures: Pixels) -> Logits:
+        with torch.inference_mode():
+            x = preprocess.normalise(torch.from_numpy(pictures).to(device))
+            logits: Logits = network(x).float().cpu().numpy()
+        return logits
+
+    return run
