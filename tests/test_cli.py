@@ -64,7 +64,19 @@ def test_nothing_escapes_the_tree() -> None:
         path.stem for path in source.rglob("*.py") if re.search(r"argparse|sys\.argv|import click", path.read_text())
     }
     # runs writes down the command that was given
-    assert readers == {"cli", "cli_compare", "cli_evaluate", "cli_paper", "cli_recipe", "cli_weights", "shell", "runs"}
+    assert readers == {
+        "cli",
+        "cli_bench",
+        "cli_calibrate",
+        "cli_compare",
+        "cli_evaluate",
+        "cli_paper",
+        "cli_predict",
+        "cli_recipe",
+        "cli_weights",
+        "shell",
+        "runs",
+    }
 
 
 @pytest.mark.parametrize("path", [path for path, _ in commands(cli.root)])
@@ -107,8 +119,8 @@ def test_version(resnet: Callable[..., tuple[int, str, str]]) -> None:
         ("trian photos", "no such command 'trian'; did you mean 'train'? (see: resnet --help)"),
         (
             "xyzzy",
-            "no such command 'xyzzy'; choose from train, resume, evaluate, compare, predict, embed, model, "
-            "recipe, paper, import, export, bn",
+            "no such command 'xyzzy'; choose from train, resume, evaluate, compare, calibrate, predict, embed, "
+            "model, recipe, paper, import, export, bench, bn",
         ),
         ("recipe shwo small", "no such command 'shwo'; did you mean 'show'? (see: resnet recipe --help)"),
         ("train", "missing argument 'DATA' (see: resnet train --help)"),
@@ -124,7 +136,13 @@ def test_version(resnet: Callable[..., tuple[int, str, str]]) -> None:
         ("train x --set nonsense", "--set nonsense: write KEY=VALUE, such as optim.lr=0.05"),
         ("resume nowhere", "nowhere: not a run folder (no recipe.json)"),
         ("evaluate nowhere", "nowhere: no such model file or run folder"),
+        ("calibrate nowhere", "nowhere: no such model file or run folder"),
+        ("calibrate nowhere.onnx", "nowhere.onnx: no such model file or run folder"),
+        ("calibrate m x --bad drop", "'drop' is not one of 'stop', 'skip' (see: resnet calibrate --help)"),
         ("predict nowhere a.jpg", "nowhere: no such model file or run folder"),
+        ("predict nowhere.onnx -", "nowhere.onnx: no such model file or run folder"),
+        ("predict m a.jpg --append", "--append: goes on with a file; name it with --out"),
+        ("predict m a.jpg --min-probability 2", "2.0 is not in the range 0<=x<=1 (see: resnet predict --help)"),
         ("embed nowhere a.jpg --out v.npy", "nowhere: no such model file or run folder"),
         ("embed nowhere a.jpg --out v.txt", "v.txt: vectors go into a .npy or a .parquet file; give the name one of"),
         (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from resnetkit.version import __version__
 
 if TYPE_CHECKING:
+    from resnetkit.calibration import Calibration, calibrate
     from resnetkit.comparison import Comparison, compare
     from resnetkit.complexity import Complexity, count
     from resnetkit.data.source import open_data
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from resnetkit.errors import BadPicture, UserError
     from resnetkit.evaluation import Result, evaluate
     from resnetkit.events import Finished, Stopped
+    from resnetkit.exporting import export
     from resnetkit.model import Architecture, ResNet, architecture
-    from resnetkit.peers.exports import export
     from resnetkit.peers.sources import import_weights
     from resnetkit.prediction import Classifier, Prediction, load, predict
     from resnetkit.recipe import Recipe
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Architecture": "model",
     "BadPicture": "errors",
+    "Calibration": "calibration",
     "Classifier": "prediction",
     "Comparison": "comparison",
     "Complexity": "complexity",
@@ -41,11 +43,12 @@ _HOME = {
     "Stopped": "events",
     "UserError": "errors",
     "architecture": "model",
+    "calibrate": "calibration",
     "compare": "comparison",
     "count": "complexity",
     "embed": "embedding",
     "evaluate": "evaluation",
-    "export": "peers.exports",
+    "export": "exporting",
     "import_weights": "peers.sources",
     "load": "prediction",
     "open_data": "data.source",
@@ -59,6 +62,7 @@ _HOME = {
 __all__ = [
     "Architecture",
     "BadPicture",
+    "Calibration",
     "Classifier",
     "Comparison",
     "Complexity",
@@ -73,6 +77,7 @@ __all__ = [
     "UserError",
     "__version__",
     "architecture",
+    "calibrate",
     "compare",
     "count",
     "embed",

@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from resnetkit import shell
+from resnetkit.cli_bench import bench
+from resnetkit.cli_calibrate import calibrate
 from resnetkit.cli_compare import bn, compare
 from resnetkit.cli_evaluate import evaluate
+from resnetkit.cli_export import export
 from resnetkit.cli_paper import paper
+from resnetkit.cli_predict import predict
 from resnetkit.cli_recipe import asked, recipe
-from resnetkit.cli_weights import export, import_
+from resnetkit.cli_weights import import_
 from resnetkit.errors import UserError
 from resnetkit.shell import Commands, complain, device, emit, json_option
 from resnetkit.version import __version__
@@ -128,39 +132,8 @@ def resume(run: str, as_json: bool) -> int:
 
 root.add_command(evaluate)
 root.add_command(compare)
-
-
-@root.command(
-    short_help="Say what is in a picture.",
-    epilog="""\b
-Examples:
-  resnet predict runs/flowers a.jpg
-  resnet predict runs/flowers a.jpg holiday/ --top 3 --json""",
-)
-@click.argument("model")
-@click.argument("paths", nargs=-1, required=True)
-@click.option("--top", type=click.IntRange(min=1), metavar="N", default=5, show_default=True, help="So many classes.")
-@json_option
-def predict(model: str, paths: tuple[str, ...], top: int, as_json: bool) -> int:
-    """Say what MODEL sees in the pictures PATHS; folders are walked.
-
-    One line per picture: path, class, probability, then the next classes. A picture that cannot be read gets a line
-    that says why, the rest goes on, and the exit code is 1.
-    """
-    from resnetkit import prediction
-    from resnetkit.terminal import counted, screen, show_prediction
-
-    console = None if as_json else screen()
-    failed = 0
-    for answer in prediction.predict(model, paths, top=top, device=device()):
-        failed += answer.error is not None
-        if console is None:
-            emit(answer.to_dict())
-        else:
-            show_prediction(console, answer)
-    if failed:
-        complain(f"{counted(failed, 'picture')} could not be read; the reason stands in place of the class")
-    return 1 if failed else 0
+root.add_command(calibrate)
+root.add_command(predict)
 
 
 @root.command(
@@ -255,4 +228,5 @@ root.add_command(recipe)
 root.add_command(paper)
 root.add_command(import_)
 root.add_command(export)
+root.add_command(bench)
 root.add_command(bn)

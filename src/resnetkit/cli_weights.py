@@ -1,4 +1,4 @@
-"""`resnet import` and `resnet export`: models of others as ours, and ours as theirs. Starts without torch and numpy."""
+"""`resnet import`: models of others as ours. Starts without torch and numpy."""
 
 from __future__ import annotations
 
@@ -178,35 +178,3 @@ def numbers(option: str, text: str) -> tuple[float, ...]:
             f"{option} {text}: must be 3 numbers between commas, or 1, as shares of white (0.485, not 123.7)"
         )
     return values
-
-
-@click.command(
-    short_help="Write a model for timm, Transformers or torchvision.",
-    epilog="""\b
-Examples:
-  resnet export runs/flowers --to timm --out flowers/
-  resnet export runs/flowers --to hub-card --out flowers/""",
-)
-@click.argument("model")
-@click.option("--to", type=click.Choice(["timm", "transformers", "torchvision", "hub-card"]), required=True)
-@click.option("--out", metavar="DIR", required=True, help="The folder to write into; made where it is missing.")
-@json_option
-def export(model: str, to: str, out: str, as_json: bool) -> None:
-    """Write MODEL, a run folder or model file, in the format of a peer: the same network, labels and preprocessing.
-
-    timm and Transformers get a folder as their hub repositories are, torchvision a state dict; hub-card writes a
-    README.md for the hub beside them: results with intervals, data, preprocessing, limits. What the peer does another
-    way than the model is said.
-    """
-    from resnetkit.peers.exports import export as write
-
-    done = write(model, to, out)
-    if as_json:
-        emit({"files": done.files, "notes": done.notes})
-        return
-    from resnetkit.terminal import say, screen
-
-    for file in done.files:
-        say(screen(), file)
-    for note in done.notes:
-        say(screen(), f"note: {note}")

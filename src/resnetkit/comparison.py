@@ -166,7 +166,7 @@ def compare(
     first, second = (each.without(unreadable) for each in answers)
     if not len(first.indices):
         raise UserError(f"{found.spec}: no picture that both models can read; {name_bad(found, unreadable)}")
-    views = [ONE_CROP.describe(file.preprocess) for file in models]
+    views = [ONE_CROP.describe(file.preprocess, file.about.temperature) for file in models]
     views = views[:1] if views[0] == views[1] else [f"A: {views[0]}", f"B: {views[1]}"]
     return Comparison(
         a=names[0],
@@ -231,7 +231,8 @@ def judged(
     """One model's answers, with labels of its own order; right in the sense of `evaluation.measure`."""
     own = data.relabelled(file.classes)
     network = place(file.network, torch.device(device))
-    given = ask([Member(network, Reader(own, file.preprocess, threads=default_threads()))], indices, progress=progress)
+    reader = Reader(own, file.preprocess, threads=default_threads())
+    given = ask([Member(network, reader, temperature=file.about.temperature)], indices, progress=progress)
     labels, answer = own.labels[given.indices], given.table.argmax(1)
     of_label = given.table[np.arange(len(labels)), labels]
     in_five = (given.table >= of_label[:, None]).sum(1) <= 5  # a tie counts against the label

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from resnetkit.atomic import write_bytes, write_text
+from resnetkit.data.loader import Reader, default_threads
+from resnetkit.data.pictures import Data, Files
 from resnetkit.errors import UserError, shown_name
-from resnetkit.prediction import unlabelled
+from resnetkit.parquet import pyarrow
+from resnetkit.prediction import picture_files
 from resnetkit.protocol import outputs
 from resnetkit.weights import ModelFile, open_model, place
 
@@ -58,13 +59,13 @@ class Embeddings:
 
 
 def embed(
-    model: str | Path | ModelFile, paths: str | Path | Iterable[str | Path], *, device: str = "cpu"
+    model: str | os.PathLike[str] | ModelFile, paths: str | Path | Iterable[str | Path], *, device: str = "cpu"
 ) -> Embeddings:
     """One vector per picture, in order: files as they are given, folders walked, their pictures sorted.
 
     A picture that cannot be read is left out and stands in `bad`. Raises UserError for a path that does not exist.
     """
-    opened = model if isinstance(model, ModelFile) else open_model(model)
+    opened = model if isinstance(model, ModelFile) else open_model(os.fspath(model))
     reader = unlabelled(opened, [paths] if isinstance(paths, str | Path) else paths)
     name = reader.data.pictures.name
     network = place(opened.network, torch.device(device))
@@ -74,6 +75,14 @@ def embed(
     rows = [part.rows for part in parts if len(part.rows)]
     none = np.empty((0, network.fc.in_features), np.float32)
     return Embeddings(names, np.concatenate([none, *rows]), bad)
+
+
+def unlabelled(model: ModelFile, paths: Iterable[str | Path]) -> Reader:
+    """Pictures without labels as a model reads them: files as they are given, folders walked. Raises UserError."""
+    names = [name for path in paths for name in picture_files(os.fspath(path))]
+    labels, everything = np.zeros(len(names), np.int64), np.arange(len(names))
+    data = Data("pictures", Files(Path(), names), labels, model.classes, {"all": everything})
+    return Reader(data, model.preprocess, threads=default_threads())
 
 
 def check_target(out: str | Path) -> list[str]:
@@ -92,15 +101,6 @@ def check_target(out: str | Path) -> list[str]:
     if suffix == ".parquet":
         pyarrow()
     return files
-
-
-def pyarrow(part: str = "pyarrow") -> Any:
-    """A module of pyarrow, which is not among the requirements. Raises UserError when it is not installed."""
-    try:
-        return importlib.import_module(part)
-    except ImportError:
-        hint = "pip install 'resnetkit[parquet]'"
-        raise UserError(f".parquet files need pyarrow, which is not installed: {hint}, or write a .npy file") from None
 
 
 def as_npy(vectors: NDArray[np.float32]) -> bytes:

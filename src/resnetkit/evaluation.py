@@ -30,10 +30,10 @@ from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError, shown_name
 from resnetkit.model import ResNet
 from resnetkit.protocol import ONE_CROP, Answers, Member, Progress, Protocol, ask
+from resnetkit.reliability import calibration_error, likelihood_cost
 from resnetkit.runs import read_json
 from resnetkit.weights import ModelFile, open_model, place
 
-BINS = 15  # of the expected calibration error (arXiv 1706.04599)
 WORST = 24  # confidently wrong pictures that are kept by name
 
 
@@ -176,20 +176,12 @@ def measure(
         "top5": in_five / n if width > 5 else None,
         "top5_interval": wilson(in_five, n) if width > 5 else None,
         "balanced_accuracy": float(np.mean([correct / count for _, count, correct in recalls])),
-        "nll": float(-np.log(np.maximum(own, 1e-300)).mean()),
+        "nll": likelihood_cost(own),
         "ece": calibration_error(sure, right),
         "per_class": tuple(ClassScore(name, m, k, k / m, wilson(k, m)) for name, m, k in recalls),
         "confusion": tuple(tuple(row) for row in confusion.tolist()),
         "mistakes": tuple(Mistake(names[i], classes[labels[i]], classes[answers[i]], float(sure[i])) for i in wrong),
     }
-
-
-def calibration_error(sure: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """Mean gap between confidence and accuracy over bins of equal width, weighted by their counts."""
-    bins = np.minimum((sure * BINS).astype(int), BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
-    gaps = np.abs(np.bincount(bins, right, BINS) - np.bincount(bins, sure, BINS))
-    return float(gaps[counts > 0].sum() / len(sure))
 
 
 def evaluate(
@@ -314,13 +306,15 @@ def ask_for(
     if other is not None:
         indices = np.array([i for i in indices.tolist() if i in other.accepted], dtype=np.int64)
     members = [
-        Member(place(each.network, torch.device(device)), Reader(found, preprocess, threads=default_threads()), order)
+        Member(
+            place(each.network, torch.device(device)),
+            Reader(found, preprocess, threads=default_threads()),
+            order,
+            each.about.temperature,
+        )
         for each, preprocess, order in zip(opened, preprocesses, columns, strict=True)
     ]
-    names = [each.network.arch.name for each in opened]
-    words = describe_protocol(
-        found, name, preprocesses[0], protocol, other, list(zip(names, preprocesses, strict=True))
-    )
+    words = describe_protocol(found, name, preprocesses[0], protocol, other, members)
     return Asked(members, found, name, indices, other, words)
 
 
@@ -366,13 +360,14 @@ def describe_protocol(
     preprocess: Preprocess,
     protocol: Protocol = ONE_CROP,
     labels: Labels | None = None,
-    models: Sequence[tuple[str, Preprocess]] = (),
+    members: Sequence[Member] = (),
 ) -> str:
-    """The protocol in one line, as it stands beside every score; `models` are those of an ensemble."""
-    views = protocol.describe(preprocess)
-    if len(models) > 1:
-        each = "; ".join(f"{name}: {protocol.describe(own)}" for name, own in models)
-        views = f"ensemble of {len(models)}, probabilities averaged; {each}"
+    """The protocol in one line, as it stands beside every score; none of `members`: a network that is being trained."""
+    each = [protocol.describe(member.reader.preprocess, member.temperature) for member in members]
+    views = each[0] if each else protocol.describe(preprocess)
+    if len(each) > 1:
+        named = (f"{member.network.arch.name}: {how}" for member, how in zip(members, each, strict=True))
+        views = f"ensemble of {len(each)}, probabilities averaged; {'; '.join(named)}"
     return f"{data.spec}, {split}{f', {labels}' if labels else ''}, {views}; fp32"
 
 

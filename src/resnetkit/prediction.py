@@ -1,28 +1,47 @@
-"""Answers for pictures: a `Classifier` is a model file that can be asked."""
+"""Answers for pictures, as a stream. Nothing here imports torch, so that an exported model answers without it."""
 
 from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
+from resnetkit.about import About, model_path
 from resnetkit.data.folder import find_pictures
-from resnetkit.data.loader import Reader, default_threads
-from resnetkit.data.pictures import Data, Files
-from resnetkit.errors import UserError, shown_name
-from resnetkit.protocol import probabilities
-from resnetkit.weights import ModelFile, open_model, place
+from resnetkit.data.loader import default_threads, in_threads
+from resnetkit.data.pictures import Pixels
+from resnetkit.data.transforms import Preprocess
+from resnetkit.engines import files
+from resnetkit.engines.opening import Opened, open_engine
+from resnetkit.errors import BadPicture, Diverged, UserError, shown_name
+
+if TYPE_CHECKING:
+    from resnetkit.model import ResNet
+    from resnetkit.weights import ModelFile
+
+    Model = str | os.PathLike[str] | ModelFile
+
+BATCH = 16  # pictures that the engine sees at a time, at most
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a picture shows: the answer, its probability, and the first ones in order; or why there is none."""
+    """What a picture shows: the answer, its probability, and the first ones in order; or why there is none.
+
+    Where the first one is less probable than what was asked for, there is no answer, its probability and the first ones
+    nevertheless; and no error.
+    """
 
     path: str
     answer: str | None
@@ -37,54 +56,143 @@ class Prediction:
         return {"path": self.path, **about, "top": top, "error": self.error}
 
     def _repr_html_(self) -> str:
-        shown = self.error or ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.top)
+        shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.top)
+        shown = self.error or (shown if self.answer is not None else f"not sure ({shown})")
         return f"<p><code>{html.escape(shown_name(self.path))}</code>: {html.escape(shown_name(shown))}</p>"
 
 
-class Classifier(ModelFile):
-    """A loaded model: `.network`, `.classes`, `.preprocess`, and `.predict`."""
+class Classifier(os.PathLike[str]):
+    """A model that can be asked, of a model file or an exported one; stands for its path wherever a model is taken.
 
-    def predict(self, paths: str | Path | Iterable[str | Path], *, top: int = 5) -> list[Prediction]:
-        """Answers for pictures and folders of pictures, in order."""
-        return list(predict(self, [paths] if isinstance(paths, str | Path) else paths, top=top))
+    The file is what answers: changes to `.network` change no answer. An engine is started by the first question.
+    """
+
+    def __init__(self, path: Path, about: About) -> None:
+        self.path, self.about = path, about
+        self._engines: dict[str, Opened] = {}
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+    def __repr__(self) -> str:
+        return f"Classifier({os.fspath(self.path)!r})"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.about.classes
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.about.preprocess
+
+    @property
+    def network(self) -> ResNet:
+        """The torch.nn.Module, in evaluation mode. Raises UserError where there is none."""
+        return self.model.network
+
+    @cached_property
+    def model(self) -> ModelFile:
+        """Everything, in memory. Raises UserError for what is exported."""
+        if self.path.suffix != ".safetensors":
+            raise UserError(f"{self.path}: an exported file has no network; load the model that it came from")
+        from resnetkit.weights import open_model
+
+        return open_model(self.path)
+
+    def predict(
+        self,
+        paths: str | Path | Iterable[str | Path],
+        *,
+        top: int = 5,
+        engine: str = "auto",
+        min_probability: float = 0.0,
+    ) -> list[Prediction]:
+        """Answers for pictures and folders of pictures, in order; see `predict`."""
+        check(top, min_probability)
+        batches = in_batches(names_of(paths))
+        if engine not in self._engines:
+            self._engines[engine] = start(self.path, engine)
+        found = answers(self._engines[engine], batches, top, min_probability, os.fspath(self.path))
+        return [answer for batch in found for answer in batch]
 
 
 def load(model: str | Path) -> Classifier:
-    """The classifier of a run folder or a model file. Raises UserError when missing or damaged."""
-    opened = open_model(model)
-    return Classifier(**{name: getattr(opened, name) for name in ModelFile.__dataclass_fields__})
+    """The classifier of a run folder, model file or exported file. Raises UserError when missing or damaged."""
+    path = model_path(model)
+    return Classifier(path, files.read(path).about)
 
 
 def predict(
-    model: str | Path | ModelFile, paths: Iterable[str | Path], *, top: int = 5, device: str = "cpu"
+    model: Model,
+    paths: str | Path | Iterable[str | Path],
+    *,
+    top: int = 5,
+    engine: str = "auto",
+    min_probability: float = 0.0,
+    say: Say | None = None,
 ) -> Iterator[Prediction]:
     """Answers one by one, in order: files as they are given, folders walked, their pictures sorted.
 
-    A picture that cannot be read gives a Prediction with `error`. Raises UserError for a path that does not exist.
+    paths            a collection is looked through before any work, and a path in it that does not exist raises
+                     UserError; an iterator is read as its pictures are wanted, and may have no end
+    min_probability  where the first class has less, `answer` is None
+    say              is told in a sentence what takes time
+
+    A picture that cannot be read gives a Prediction with `error`. Raises UserError at once for what is wrong with the
+    arguments.
     """
-    opened = model if isinstance(model, ModelFile) else open_model(model)
+    check(top, min_probability)
+    where = place_of(model)
+    batches = in_batches(names_of(paths))
+    found = answers(start(model, engine, say), batches, top, min_probability, where)
+    return (answer for batch in found for answer in batch)
+
+
+def check(top: int, min_probability: float) -> None:
     if top < 1:
         raise UserError(f"top={top}: must be at least 1")
-    reader = unlabelled(opened, paths)
-    name = reader.data.pictures.name
-    network = place(opened.network, torch.device(device))
-    for outputs in probabilities(network, reader, reader.data.select("all")):
-        rows = dict(zip(outputs.indices.tolist(), outputs.rows, strict=True))
-        for index in sorted(rows.keys() | outputs.bad.keys()):
-            if index in outputs.bad:
-                yield Prediction(name(index), None, None, (), outputs.bad[index])
-                continue
-            first = np.argsort(-rows[index], kind="stable")[:top].tolist()
-            best = tuple((opened.classes[i], float(rows[index][i])) for i in first)
-            yield Prediction(name(index), *best[0], best, None)
+    if not 0 <= min_probability <= 1:
+        raise UserError(f"min_probability={min_probability}: must be from 0 to 1")
 
 
-def unlabelled(model: ModelFile, paths: Iterable[str | Path]) -> Reader:
-    """Pictures without labels as a model reads them: files as they are given, folders walked. Raises UserError."""
-    names = [name for path in paths for name in picture_files(os.fspath(path))]
-    labels, everything = np.zeros(len(names), np.int64), np.arange(len(names))
-    data = Data("pictures", Files(Path(), names), labels, model.classes, {"all": everything})
-    return Reader(data, model.preprocess, threads=default_threads())
+def place_of(model: Model) -> str:
+    """A model in messages. Raises UserError where there is no such file or folder."""
+    if not isinstance(model, str | os.PathLike):
+        return "the model"
+    model_path(Path(model))
+    return os.fspath(model)
+
+
+def start(model: Model, engine: str = "auto", say: Say | None = None) -> Opened:
+    """The model in an engine. Raises UserError."""
+    if isinstance(model, str | os.PathLike):
+        return open_engine(Path(model), engine, batch=BATCH, say=say)
+    if engine not in ("auto", "torch"):
+        raise UserError(f"engine {engine}: runs files, and this model is in memory; save it first (weights.save_model)")
+    from resnetkit.engines import torch
+
+    run = torch.load(model, default_threads())
+    return Opened(model.about, run, "torch", "the model is in memory", "fp32")
+
+
+def in_words(opened: Opened) -> str:
+    """How pictures are looked at and what answers, in a sentence for people."""
+    about = opened.about
+    tempered = "" if about.temperature == 1 else f"; temperature {about.temperature:.4g}"
+    engine = f"engine {opened.engine} ({opened.precision}): {opened.why}"
+    return f"single centre crop; {about.preprocess}; {engine}{tempered}"
+
+
+# Which pictures
+
+
+def names_of(paths: str | Path | Iterable[str | Path]) -> Iterable[str]:
+    """The pictures that are meant; see `predict`. Raises UserError for a collection."""
+    if isinstance(paths, str | Path):
+        paths = [paths]
+    if isinstance(paths, Collection):
+        return [name for path in paths for name in picture_files(os.fspath(path))]
+    return (name for path in paths for name in found_below(os.fspath(path)))
 
 
 def picture_files(path: str) -> list[str]:
@@ -97,3 +205,100 @@ def picture_files(path: str) -> list[str]:
     if not found:
         raise UserError(f"{shown_name(path)}: holds no pictures")
     return found
+
+
+def found_below(path: str) -> list[str]:
+    """As `picture_files`, but what cannot be is given back, to get its reason when its turn comes."""
+    if not os.path.isdir(path):  # noqa: PTH112
+        return [path]
+    try:
+        return find_pictures(Path(path)) or [path]
+    except UserError:
+        return [path]
+
+
+def in_batches(names: Iterable[str]) -> Iterator[list[str]]:
+    """As many as the engine sees at a time, the last ones as few as there are."""
+    rest = iter(names)
+    while batch := list(islice(rest, BATCH)):
+        yield batch
+
+
+# Answers
+
+
+def answers(
+    opened: Opened, batches: Iterable[list[str]], top: int, min_probability: float, where: str
+) -> Iterator[list[Prediction]]:
+    """Answers batch by batch, while threads make the pictures of the next ones (`loader.AHEAD`).
+
+    An empty batch is one of an endless list in which nothing new stands yet; it gives an empty list. `where` names the
+    model in messages. Raises UserError where the model answers with what is no number, or not as its metadata say.
+    """
+    preprocess = opened.about.preprocess
+    shape = (preprocess.size, preprocess.size, preprocess.channels)
+    under_way: deque[tuple[list[str], Pixels]] = deque()
+
+    def groups() -> Iterator[list[Callable[[], str | None]]]:
+        for names in batches:
+            out = np.empty((len(names), *shape), dtype=np.uint8)
+            under_way.append((names, out))
+            yield [partial(fill, out[row], name, preprocess) for row, name in enumerate(names)]
+
+    for reasons in in_threads(default_threads(), groups()):
+        names, pictures = under_way.popleft()
+        good = [row for row, reason in enumerate(reasons) if reason is None]
+        if len(good) < len(names):
+            pictures = pictures[good]
+        rows = iter(asked(opened, pictures, top, where) if good else ())
+        yield [
+            answered(name, next(rows), min_probability) if reason is None else Prediction(name, None, None, (), reason)
+            for name, reason in zip(names, reasons, strict=True)
+        ]
+
+
+def fill(out: Pixels, name: str, preprocess: Preprocess) -> str | None:
+    """Read a picture into `out`, or say why that cannot be."""
+    try:
+        with open(name, "rb", buffering=0) as file:  # noqa: PTH123 - a Path costs several times this
+            data = file.read()
+        out[:] = preprocess.fit(preprocess.load(data))
+    except BadPicture as error:
+        return str(error)
+    except IsADirectoryError:
+        return "a folder in which no pictures were found"
+    except OSError as error:
+        return f"cannot be opened: {error.strerror}"
+    except ValueError:
+        if "\0" not in name:
+            raise
+        return "cannot be opened: no file has a zero byte in its name"
+    return None
+
+
+def asked(opened: Opened, pictures: Pixels, top: int, where: str) -> list[tuple[tuple[str, float], ...]]:
+    """For each picture the first classes and their probabilities."""
+    logits, classes = opened.run(pictures), opened.about.classes
+    if logits.shape[1] != len(classes):
+        raise UserError(
+            f"{where}: answers {logits.shape[1]:,} classes, and its metadata name {len(classes):,}; export it again"
+        )
+    if not np.isfinite(logits).all():
+        raise Diverged(f"{where}: the network answers with what is no number; train it anew with a smaller optim.lr")
+    shares = probabilities(logits, opened.about.temperature)
+    # By the logits: shares may be so small that they are equal.
+    first = np.argsort(-logits, axis=1, kind="stable")[:, :top].tolist()
+    return [tuple((classes[i], float(row[i])) for i in best) for best, row in zip(first, shares, strict=True)]
+
+
+def probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+    """The softmax of logits / temperature, in double as in `protocol`."""
+    scaled = logits.astype(np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def answered(name: str, best: tuple[tuple[str, float], ...], min_probability: float) -> Prediction:
+    answer, probability = best[0]
+    return Prediction(name, answer if probability >= min_probability else None, probability, best, None)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from resnetkit.data.loader import Reader, evaluation_batches, evaluation_views
-from resnetkit.data.pictures import Pixels, name_bad
+from resnetkit.data.pictures import Data, Pixels, name_bad
 from resnetkit.data.resizing import resized
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import Diverged, UserError, nearest
@@ -90,16 +90,17 @@ class Protocol:
         """The sides that pictures are resized to."""
         return self.scales or (preprocess.resize_to,)
 
-    def describe(self, preprocess: Preprocess) -> str:
-        """Views and preprocessing in words; `preprocess` as this protocol has it."""
+    def describe(self, preprocess: Preprocess, temperature: float = 1.0) -> str:
+        """Views, preprocessing and a temperature other than 1 in words; `preprocess` as this protocol has it."""
         how, size = preprocess.resizing(*self.sides(preprocess)), preprocess.size
+        tempered = "" if temperature == 1 else f", temperature {temperature:.4g}"
         if self.kind == "10-crop":
             views = "10 crops (four corners, centre, mirror images; softmax averaged)"
-            return f"{views}; {how}, crops of {size}, {preprocess.values}"
+            return f"{views}; {how}, crops of {size}, {preprocess.values}{tempered}"
         if self.kind == "dense":
             views = "dense (logits averaged over windows, softmax over mirror images and scales)"
-            return f"{views}; {how}, windows of {size}, {preprocess.values}"
-        return f"single centre crop; {preprocess}"
+            return f"{views}; {how}, windows of {size}, {preprocess.values}{tempered}"
+        return f"single centre crop; {preprocess}{tempered}"
 
 
 ONE_CROP = Protocol()
@@ -133,24 +134,42 @@ def outputs(
 
 
 def probabilities(
-    network: ResNet, reader: Reader, indices: NDArray[np.int64], protocol: Protocol = ONE_CROP
+    network: ResNet,
+    reader: Reader,
+    indices: NDArray[np.int64],
+    protocol: Protocol = ONE_CROP,
+    *,
+    temperature: float = 1.0,
 ) -> Iterator[Outputs]:
-    """Softmax outputs (n, classes), batch by batch; `reader.preprocess` is the model's as the protocol has it."""
+    """Softmax outputs (n, classes), batch by batch; `reader.preprocess` is the model's as the protocol has it.
+
+    temperature  the model's own, which its logits are divided by before every softmax
+    """
     if protocol.kind == "10-crop":
-        return crop_probabilities(network, reader, indices)
+        return crop_probabilities(network, reader, indices, temperature)
     if protocol.kind == "dense":
-        return dense_probabilities(network, reader, indices, protocol.sides(reader.preprocess))
+        return dense_probabilities(network, reader, indices, protocol.sides(reader.preprocess), temperature)
+    return outputs(network, reader, indices, lambda pictures: tempered(network(pictures), temperature))
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """The softmax of logits / temperature; a temperature of 1 changes no bit."""
     # In double, or a sure and wrong answer would round to a probability of zero.
-    return outputs(network, reader, indices, lambda pictures: network(pictures).double().softmax(1))
+    return (logits.double() / temperature).softmax(1)
 
 
 @dataclass(frozen=True)
 class Member:
-    """One of the models that answer together; `columns` says which of its outputs is each of the first one's."""
+    """One of the models that answer together.
+
+    columns      which of its outputs is each of the first one's; None: each at its own place
+    temperature  its own, which its logits are divided by
+    """
 
     network: ResNet
     reader: Reader
     columns: NDArray[np.int64] | None = None
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -189,11 +208,8 @@ def ask(
     bad: dict[int, str] = {}
     for number, member in enumerate(members, start=1):
         done = 0
-        for part in probabilities(member.network, member.reader, indices, protocol):
-            if not np.isfinite(part.rows).all():
-                raise Diverged(
-                    f"{data.spec}: the network answers with what is no number; train it anew with a smaller optim.lr"
-                )
+        for part in probabilities(member.network, member.reader, indices, protocol, temperature=member.temperature):
+            check_numbers(part, data)
             if len(part.indices):
                 total[row[part.indices]] += part.rows if member.columns is None else part.rows[:, member.columns]
             bad |= part.bad
@@ -210,14 +226,28 @@ def ask(
     return Answers(indices, total, bad)
 
 
-def crop_probabilities(network: nn.Module, reader: Reader, indices: NDArray[np.int64]) -> Iterator[Outputs]:
+def check_numbers(part: Outputs, data: Data) -> None:
+    """Raise Diverged where a network answers with what is no number."""
+    if not np.isfinite(part.rows).all():
+        raise Diverged(
+            f"{data.spec}: the network answers with what is no number; train it anew with a smaller optim.lr"
+        )
+
+
+def crop_probabilities(
+    network: nn.Module, reader: Reader, indices: NDArray[np.int64], temperature: float = 1.0
+) -> Iterator[Outputs]:
     """The softmax averaged over ten crops (n, classes), chunk by chunk."""
     preprocess = reader.preprocess
-    return averaged(network, reader, indices, lambda picture: five_crops(picture, preprocess), network, 5)
+    return averaged(network, reader, indices, lambda picture: five_crops(picture, preprocess), network, 5, temperature)
 
 
 def dense_probabilities(
-    network: ResNet, reader: Reader, indices: NDArray[np.int64], sides: tuple[int, ...]
+    network: ResNet,
+    reader: Reader,
+    indices: NDArray[np.int64],
+    sides: tuple[int, ...],
+    temperature: float = 1.0,
 ) -> Iterator[Outputs]:
     """The softmax averaged over scales and mirror images (n, classes), chunk by chunk."""
     preprocess = reader.preprocess
@@ -227,7 +257,7 @@ def dense_probabilities(
         return [whole(picture, preprocess, side) for side in sides]
 
     share = sum(side**2 for side in sides) / preprocess.size**2
-    return averaged(network, reader, indices, views, lambda x: dense_logits(network, x, window), share)
+    return averaged(network, reader, indices, views, lambda x: dense_logits(network, x, window), share, temperature)
 
 
 def averaged(
@@ -237,11 +267,13 @@ def averaged(
     views: Callable[[Pixels], list[Pixels]],
     answer: Callable[[Tensor], Tensor],
     share: float,
+    temperature: float,
 ) -> Iterator[Outputs]:
     """The softmax of `answer`, averaged over the views of a picture and their mirror images, in fp32.
 
     answer  normalised pictures (N, C, H, W) of one shape to logits (N, classes)
     share   pixels of a picture's views, in pictures of size x size
+    temperature  what the logits are divided by
     Views of one shape go through the network together. The network is left in evaluation mode.
     """
     device = next(network.parameters()).device
@@ -261,7 +293,8 @@ def averaged(
                 batch = torch.from_numpy(np.stack(stack)).to(device)
                 with torch.inference_mode():
                     # Mirrored before it is normalised: a mean picture is not mirrored in training either.
-                    both = [answer(reader.preprocess.normalise(x)).double().softmax(1) for x in (batch, batch.flip(2))]
+                    mirrored = (reader.preprocess.normalise(x) for x in (batch, batch.flip(2)))
+                    both = [tempered(answer(x), temperature) for x in mirrored]
                     if total is None:
                         total = both[0].new_zeros(len(pictures), both[0].shape[1])
                     total.index_add_(0, torch.tensor(rows, device=device), both[0] + both[1])

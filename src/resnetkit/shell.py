@@ -94,6 +94,17 @@ def complain(message: str) -> None:
     print(f"resnet: {shown(message)}", file=sys.stderr)
 
 
+def note(message: str) -> None:
+    """A line on standard error that is no complaint."""
+    print(shown(message), file=sys.stderr, flush=True)
+
+
+def is_terminal(*, stderr: bool = False) -> bool:
+    """Whether a person reads standard output, or standard error."""
+    stream = sys.stderr if stderr else sys.stdout
+    return stream is not None and stream.isatty()
+
+
 def sentence(error: click.ClickException) -> str:
     """click's message about the command line as ours: one sentence, and where the help is."""
     message = error.format_message().rstrip(".")
@@ -129,4 +140,9 @@ def emit(value: Any) -> None:
     """One JSON object on one line of standard output; ASCII only, so that any file name survives."""
     import json
 
-    print(json.dumps(value), flush=True)
+    line(json.dumps(value))
+
+
+def line(text: str) -> None:
+    """One line on standard output, at once and in one piece: Ctrl-C falls between lines."""
+    print(f"{text}\n", end="", flush=True)

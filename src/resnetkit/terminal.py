@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from resnetkit.evaluation import Result
     from resnetkit.events import EpochDone, Event, Finished, Found, Progress
     from resnetkit.model import Architecture
-    from resnetkit.prediction import Prediction
     from resnetkit.protocol import Scoring
     from resnetkit.weights import ModelFile
 
@@ -195,7 +194,7 @@ def show_end(console: Console, finished: Finished, split: str) -> None:
     say(console, f"next: resnet predict {shlex.quote(str(finished.run))} a.jpg")
 
 
-# Scores and predictions
+# Scores
 
 
 @contextmanager
@@ -255,18 +254,6 @@ def show_bad(console: Console, bad: dict[str, str]) -> None:
         say(console, f"  {path}: {reason}")
     if len(bad) > BAD_SHOWN:
         say(console, f"  … {len(bad) - BAD_SHOWN} more; --json has all")
-
-
-def show_prediction(console: Console, prediction: Prediction) -> None:
-    """One line: path, class and probability, then the other likely classes; or why there is no answer."""
-    if prediction.error is not None:
-        say(console, f"{prediction.path}: ", ("error", "red"), f": {prediction.error}")
-        return
-    assert prediction.answer is not None
-    assert prediction.probability is not None
-    others = ", ".join(f"{name} {percent(share, 1)}" for name, share in prediction.top[1:])
-    answer = f"{prediction.answer} {percent(prediction.probability, 1)}"
-    say(console, f"{prediction.path}: ", (answer, "bold"), f"  ({others})" if others else "")
 
 
 # Networks
@@ -341,9 +328,23 @@ def show_file(console: Console, file: ModelFile) -> None:
         interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f}"
         say(console, f"top-1 {percent(scored['top1'])} ({scored['correct']:,} of {scored['n']:,}; {interval})")
         say(console, f"protocol: {scored.get('protocol', 'not told')}")
+    if file.calibration:
+        say(console, calibration_line(file.about.temperature, file.calibration))
     for key, value in file.provenance.items():
         if value is not None:
             say(console, f"{key}: {plain(value)}")
+
+
+def calibration_line(temperature: float, about: dict[str, Any]) -> str:
+    """A temperature and where it is from, as far as the file says."""
+    line = f"temperature {temperature:.4g}"
+    if {"n", "data", "split"} <= about.keys():
+        line += f", fitted on {counted(about['n'], 'picture')} ({about['data']}, {about['split']})"
+    if {"before", "after"} <= about.keys():
+        before, after = about["before"], about["after"]
+        line += f"; negative log-likelihood {before['nll']:.4f}, then {after['nll']:.4f} nats"
+        line += f"; calibration error {percent(before['ece'])}, then {percent(after['ece'])}"
+    return line
 
 
 def plain(value: Any) -> str:

@@ -12,13 +12,14 @@ Everywhere it is the JSON text of a model file (docs/model-file.md), in exported
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 from xml.etree import ElementTree
 
 from resnetkit.about import About, about_of
@@ -158,22 +159,34 @@ def mnn_text(_: Path, data: bytes) -> str | None:
     return text if text.startswith("{") else None
 
 
-def pt2_text(path: Path, _: bytes) -> str | None:
-    """Raises BadZipFile for what is no archive, or where a member's CRC is not that of its bytes."""
-    with zipfile.ZipFile(path) as archive:
-        broken = archive.testzip()
-        if broken is not None:
-            raise zipfile.BadZipFile(f"{broken} is damaged")
-        return archive.read(PT2_MEMBER).decode() if PT2_MEMBER in archive.namelist() else None
+def pt2_text(_: Path, data: bytes) -> str | None:
+    """Raises BadZipFile for what is no archive, or compressed, which torch's are not."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                raise zipfile.BadZipFile("it has compressed members")
+            members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+            about = members.get(f"extra/{PT2_MEMBER}")
+            return None if about is None else archive.read(about).decode()
+    except (ArithmeticError, EOFError, OSError, RuntimeError) as error:  # of an archive whose headers are damaged
+        raise zipfile.BadZipFile(str(error)) from None
 
 
-def members_digest(path: Path) -> str:
-    """Of the names, sizes and checksums of an archive's members but ours, and of ours with zeros for this digest."""
-    with zipfile.ZipFile(path) as archive:
-        about = dict(json.loads(archive.read(PT2_MEMBER)), sha256="")
-        rows = sorted((info.filename, info.file_size, info.CRC) for info in archive.infolist())
-    rows = [row for row in rows if row[0] != PT2_MEMBER]
-    return hashlib.sha256(json.dumps([rows, about], sort_keys=True).encode()).hexdigest()
+def members_digest(path: Path | IO[bytes]) -> str:
+    """SHA-256 of the names and bytes of an archive's members; of ours without the digest. Raises UserError."""
+    about: Any = None
+    rows = []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                data = archive.read(info)
+                if info.filename.partition("/")[2] == f"extra/{PT2_MEMBER}":
+                    about = dict(json.loads(data), sha256="")
+                else:
+                    rows.append((info.filename, hashlib.sha256(data).hexdigest()))
+    except (ArithmeticError, EOFError, OSError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: damaged ({error}); restore it from a copy or export it anew") from None
+    return hashlib.sha256(json.dumps([sorted(rows), about], sort_keys=True).encode()).hexdigest()
 
 
 PT2_MEMBER = f"{KEY}.json"

@@ -15,7 +15,7 @@ from resnetkit.engines.engine import Engine, Logits, Pixels, need, silent
 from resnetkit.engines.files import Source
 from resnetkit.errors import UserError
 
-NAME, SUFFIX = "mnn", ".mnn"
+NAME, SUFFIX, BESIDE = "mnn", ".mnn", ""
 # MNN's own script would install a package for its log and send that home; what it calls does not.
 CONVERT = "import sys, _tools; sys.exit(not _tools.mnnconvert([*sys.argv, '--bizCode', sys.stdin.read()]))"
 

@@ -1,13 +1,26 @@
-"""A model, whatever its file, as a function from pictures to logits."""
+"""A model, whatever its file, as a function from pictures to logits, in the engine that is fastest here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from resnetkit.about import About
-from resnetkit.engines.engine import Engine
+from resnetkit.about import About, model_path
+from resnetkit.data.loader import default_threads
+from resnetkit.engines import cache, files
+from resnetkit.engines.engine import ENGINES, Engine, need, version
+from resnetkit.engines.files import Source
+from resnetkit.engines.preparing import place_of, prepared
+from resnetkit.engines.starting import engines_for, module_of, start
+from resnetkit.errors import UserError
+
+if TYPE_CHECKING:  # what times engines is needed once for a model
+    from resnetkit.engines.race import Entry, Lane
+
+SECONDS = 4.0  # that the engines are timed for, once they are loaded
+Say = Callable[[str], None] | None
 
 
 @dataclass(frozen=True)
@@ -32,11 +45,98 @@ def open_engine(
     *,
     batch: int = 16,
     threads: int | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say = None,
 ) -> Opened:
     """Load a model file, run folder or exported file into an engine. Raises UserError.
 
     engine   "auto", the fastest here for `batch` pictures at a time, or one by name
     say      is told in a sentence what takes time
     """
-    raise NotImplementedError
+    source = files.read(model_path(model))
+    threads = threads or default_threads()
+    if engine != "auto":
+        check(source, engine)
+    with place_of(source) as (place, lasting):
+        name, why = (engine, "asked for") if engine != "auto" else choose(source, batch, threads, place, lasting, say)
+        if name == "torch":
+            return Opened(source.about, start(name, source, threads, device=device()), name, why, source.precision)
+        ready = prepared(source, name, place, say)
+        run = start(name, source, threads, ready)
+    return Opened(source.about, run, name, why, source.precision)
+
+
+def check(source: Source, engine: str) -> None:
+    """Raise UserError for an engine that is none, is not installed, or cannot run this file."""
+    if engine not in ENGINES:
+        module_of(engine)
+    if engine not in engines_for(source):
+        raise UserError(
+            f"engine {engine}: cannot run {source.path} ({source.precision}); "
+            f"choose from {', '.join(engines_for(source))}"
+        )
+    need(engine)
+
+
+def device() -> str:
+    """Where torch runs."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def has_gpu() -> bool:
+    """Whether there may be a GPU for torch, without asking torch, which takes seconds."""
+    return Path("/proc/driver/nvidia/version").exists()
+
+
+def choose(source: Source, batch: int, threads: int, place: Path, lasting: bool, say: Say) -> tuple[str, str]:
+    """The name of the fastest engine, and why it is that one: remembered, or found out in a race."""
+    names = [name for name in engines_for(source) if version(name) is not None]
+    if not names:
+        need(engines_for(source)[0])
+    if "torch" in names and has_gpu() and device() == "cuda":
+        return "torch", "there is a GPU"
+    if len(names) == 1:
+        others = len(engines_for(source)) - 1
+        return names[0], "no other is installed" if others else f"the engine of {source.path.suffix} files"
+    conditions = {"versions": {name: version(name) for name in names}, "processor": cache.processor()}
+    key = f"choice-{batch}-{threads}"
+    known = cache.recall(place, key)
+    if known is not None and known.items() >= conditions.items() and known.get("engine") in names:
+        cache.touch(place)
+        return known["engine"], str(known["why"])
+    if not lasting:
+        first = next(name for name in ENGINES if name in names)
+        return first, "the cache cannot be written, so nothing was timed"
+    if say is not None:
+        say(f"{source.path}: looking for the fastest engine, once on this machine ({', '.join(names)})")
+    from resnetkit.engines.race import fastest, race
+
+    lanes = race(entries(source, names, place), [batch], threads=threads, seconds=SECONDS)
+    best = fastest(lanes, batch)
+    why = reason(lanes, batch)
+    cache.remember(place, key, {**conditions, "engine": best, "why": why})
+    cache.prune(place)
+    return best, why
+
+
+def entries(source: Source, names: list[str], place: Path) -> list[Entry]:
+    """What races: the engines that can have this network, the file's own first."""
+    from resnetkit.engines.race import Entry
+
+    found = []
+    for name in names:
+        try:
+            found.append(Entry(name, source.path, prepared(source, name, place)))
+        except UserError:
+            if name == engines_for(source)[0]:
+                raise
+    return found
+
+
+def reason(lanes: list[Lane], batch: int) -> str:
+    """In words, with the rates that decided."""
+    rates: list[Any] = [(lane.engine, lane.rate(batch)) for lane in lanes if lane.error is None]
+    told = ", ".join(f"{name} {rate:.3g}" for name, rate in sorted(rates, key=lambda each: -each[1]))
+    lost = [f"{lane.engine} failed" for lane in lanes if lane.error is not None]
+    return f"fastest here: {', '.join([told, *lost])} images/s in batches of {batch}"

@@ -10,7 +10,7 @@ from resnetkit.engines.engine import Engine, Logits, Pixels, need, silent
 from resnetkit.engines.files import Source
 from resnetkit.errors import UserError
 
-NAME, SUFFIX = "openvino", ".xml"
+NAME, SUFFIX, BESIDE = "openvino", ".xml", ".bin"
 
 
 def load(file: Source, threads: int, ready: Path | None = None) -> Engine:

@@ -29,6 +29,9 @@ class Exported:
     files: tuple[str, ...]
     notes: tuple[str, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        return {"files": self.files, "notes": self.notes}
+
 
 Files = dict[str, bytes]
 

@@ -1,0 +1,107 @@
+"""The same network as an engine loads it fastest on this machine, kept in the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnetkit.engines import cache
+from resnetkit.engines.engine import version
+from resnetkit.engines.files import Input, Source
+from resnetkit.engines.starting import module_of
+from resnetkit.errors import UserError
+
+if TYPE_CHECKING:
+    from resnetkit.weights import ModelFile
+
+GRAPH = "graph.onnx"  # of a model file, on its way into the engines; taken away when they have it
+Say = Callable[[str], None] | None
+
+
+def prepared(source: Source, name: str, place: Path, say: Say = None) -> Path | None:
+    """The file that an engine loads in place of `source`, made where it is missing; None where it loads that itself.
+
+    place   a folder of this source, which exists. Raises UserError when the engine cannot have this network.
+    """
+    if name == "torch" or source.path.suffix == module_of(name).SUFFIX != ".onnx":
+        return None
+    known = cache.recall(place, name)
+    target = place / f"{name}{module_of(name).SUFFIX}"
+    about = {"version": version(name), "processor": cache.processor()}
+    files = [target, *([target.with_suffix(module_of(name).BESIDE)] if module_of(name).BESIDE else [])]
+    if known is not None and known == about | {"sha256": digest_of(files)}:
+        return target
+    if say is not None:
+        say(f"{source.path}: preparing it for {name}, once on this machine")
+    with apart(place) as working:
+        module_of(name).prepare(graph_of(source, place), working / target.name)
+        for file in reversed(files):  # the weights before what names them
+            (working / file.name).replace(file)
+    cache.remember(place, name, about | {"sha256": digest_of(files)})
+    return target
+
+
+def graph_of(source: Source, place: Path) -> Source:
+    """The source as an ONNX file: itself, or made of a model file, in `place`."""
+    if source.path.suffix == ".onnx":
+        return source
+    graph = place / GRAPH
+    if not graph.exists():
+        from resnetkit.weights import open_model
+
+        with apart(place) as working:
+            (working / GRAPH).write_bytes(onnx_bytes(open_model(source.path)))
+            (working / GRAPH).replace(graph)
+    return Source(graph, source.about, "uint8", "fp32", source.digest)
+
+
+def onnx_bytes(model: ModelFile, input: Input = "uint8") -> bytes:
+    """A model's network as an ONNX file that says nothing of classes and the like. Raises UserError."""
+    try:
+        from resnetkit.engines.graph import onnx_graph
+    except ModuleNotFoundError:
+        hint = "pip install 'resnetkit[onnx]'"
+        raise UserError(f"onnx is not installed, and networks go to engines through it; run: {hint}") from None
+    data: bytes = onnx_graph(model.network, model.preprocess, input).SerializeToString(deterministic=True)
+    return data
+
+
+def digest_of(files: list[Path]) -> str:
+    """Of files that belong together; of none where one is missing."""
+    try:
+        return hashlib.sha256("".join(map(cache.digest_of, files)).encode()).hexdigest()
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def apart(place: Path) -> Iterator[Path]:
+    """A folder inside `place`, so on its disk, for files that are not whole yet. Two processes have two of them."""
+    working = Path(tempfile.mkdtemp(prefix=".", dir=place))
+    try:
+        yield working
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def place_of(source: Source) -> Iterator[tuple[Path, bool]]:
+    """The source's folder in the cache, and True; where that cannot be written, one that goes away, and False."""
+    place = cache.folder(source.digest)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        lasting = os.access(place, os.W_OK)
+    except OSError:
+        lasting = False
+    if lasting:
+        yield place, True
+        (place / GRAPH).unlink(missing_ok=True)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder), False
