@@ -65,7 +65,8 @@ def written(of: ModelFile, path: Path, input: Input) -> files.Source:
     export = {"input": input, "precision": "fp32"}
     pt2.write(of, path, input, export)
     source = files.read(path)
-    assert (source.about, source.input, source.precision) == (of.about, input, "fp32")
+    assert source.about.to_meta() == json.loads(json.dumps(of.about.to_meta()))  # tuples come back as lists
+    assert (source.about.preprocess, source.input, source.precision) == (of.preprocess, input, "fp32")
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
     return source
 
@@ -82,8 +83,19 @@ def archive(small: ModelFile, tmp_path_factory: pytest.TempPathFactory) -> bytes
     return path.read_bytes()
 
 
-@pytest.mark.parametrize(("input", "order"), [("uint8", "RGB"), ("uint8", "BGR"), ("float", "BGR")])
-@pytest.mark.parametrize(("name", "size"), [("resnet18", 64), ("resnet20-cifar", 32), ("resnet50d", 64)])
+@pytest.mark.parametrize(
+    ("name", "size", "input", "order"),
+    [
+        ("resnet18", 64, "uint8", "RGB"),
+        ("resnet18", 64, "float", "BGR"),
+        ("resnet20-cifar", 32, "uint8", "RGB"),
+        ("resnet20-cifar", 32, "uint8", "BGR"),
+        ("resnet20-cifar", 32, "float", "RGB"),
+        ("resnet20-cifar", 32, "float", "BGR"),
+        ("resnet50d", 64, "uint8", "BGR"),
+        ("resnet50d", 64, "float", "RGB"),
+    ],
+)
 @pytest.mark.usefixtures("one_thread")
 def test_an_archive_answers_as_its_model(tmp_path: Path, name: str, size: int, input: Input, order: str) -> None:
     wanted = model(name, preprocess(size, order))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,32 +18,33 @@ import pytest
 import torch
 from PIL import Image
 
+import resnetkit
+from prediction_samples import CLASSES, COLOUR, GREY, logits, make_model, opened, picture
+from resnetkit import prediction
+from resnetkit.data.loader import AHEAD
 from resnetkit.data.transforms import Preprocess
-from resnetkit.errors import UserError
-from resnetkit.model import ResNet, architecture
-from resnetkit.prediction import Classifier, Prediction, load, predict
+from resnetkit.engines import opening
+from resnetkit.engines.engine import Logits, Pixels
+from resnetkit.engines.opening import Opened
+from resnetkit.errors import Diverged, UserError
+from resnetkit.prediction import BATCH, Classifier, Prediction, load, predict
 from resnetkit.weights import ModelFile, save_model
 
-CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
-COLOUR = Preprocess(10, "shorter", 12, "bilinear", 3, "RGB", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), True)
-GREY = Preprocess(10, "stretch", 10, "lanczos", 1, "RGB", (0.4,), (0.2,), True)
 NOT_UTF8 = os.fsdecode(b"a\xff.png")
 
 
-def make_model(preprocess: Preprocess = COLOUR) -> ModelFile:
-    """A small network as it is before any training, which answers at random."""
-    torch.manual_seed(0)
-    network = ResNet(architecture("resnet8-cifar", classes=len(CLASSES), channels=preprocess.channels))
-    return ModelFile(network.eval(), CLASSES, preprocess, {"top1": 0.5}, {"seed": 1})
+# torch's own, when the engine is imported
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 
 
-def picture(path: Path, seed: int = 0, size: tuple[int, int] = (14, 17)) -> Path:
-    """A PNG of one colour with noise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dice = np.random.default_rng(seed)
-    pixels = dice.integers(0, 256, 3) + dice.normal(0, 40, (*size, 3))
-    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
-    return path
+@pytest.fixture(autouse=True)
+def _no_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are answered by torch: which engine is fastest here is not what is tested."""
+
+    def start(model: Path, engine: str, **named: Any) -> Opened:
+        return opening.open_engine(model, "torch" if engine == "auto" else engine, **named)
+
+    monkeypatch.setattr(prediction, "open_engine", start)
 
 
 @pytest.fixture
@@ -147,6 +152,136 @@ def test_names_that_are_not_utf8(model: Path, tmp_path: Path) -> None:
     str(failure.value).encode("utf-8")
 
 
+# A stream
+
+
+def endless(path: Path, read: list[int]) -> Iterator[Path]:
+    """The same picture for ever; `read` counts how often it was asked for."""
+    while True:
+        read[0] += 1
+        yield path
+
+
+def test_a_list_without_an_end(tmp_path: Path) -> None:
+    """The first answers come, and no more pictures are read than may be in the making."""
+    read = [0]
+    answers = predict(make_model(), endless(picture(tmp_path / "a.png"), read), top=1)
+    assert read == [0], "nothing is read before the first answer is wanted"
+    for number in range(1, 5 * BATCH):
+        assert next(answers).error is None
+        assert read[0] <= BATCH * (AHEAD + 2) + BATCH * (number // BATCH)
+
+
+def test_no_picture_is_decoded_long_before_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled = itertools.count()
+    seen = [0]
+
+    def fill(*_: Any) -> None:
+        seen[0] = next(filled) + 1
+
+    monkeypatch.setattr(prediction, "fill", fill)
+    found = prediction.answers(opened(), prediction.in_batches(endless(tmp_path, [0])), 1, 0.0, "m")  # type: ignore[arg-type]
+    next(found)
+    time.sleep(0.1)
+    assert seen[0] <= BATCH * (AHEAD + 1)
+
+
+def test_an_iterator_goes_on_after_what_is_not_there(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    picture(tmp_path / "many/b.png")
+    good, missing = picture(tmp_path / "a.png"), tmp_path / "nowhere.png"
+    asked = [good, missing, tmp_path / "many", tmp_path / "empty", f"{tmp_path}/a\0.png", good]
+    answers = list(predict(model, iter(asked)))
+    assert paths_of(answers) == [str(path) for path in [*asked[:2], tmp_path / "many/b.png", *asked[3:]]]
+    assert [answer.error for answer in answers] == [
+        None,
+        "cannot be opened: No such file or directory",
+        None,
+        "a folder in which no pictures were found",
+        "cannot be opened: no file has a zero byte in its name",
+        None,
+    ]
+
+
+def test_batches(tmp_path: Path) -> None:
+    """Sixteen at a time, the rest in one; pictures that cannot be read take no place; a single one stays alone."""
+    sizes: list[int] = []
+
+    def run(pictures: Pixels) -> Logits:
+        sizes.append(len(pictures))
+        return logits(pictures)
+
+    good, bad = str(picture(tmp_path / "a.png")), str(tmp_path / "b.png")
+    for names in ([good], [good, bad] * 20, [bad] * 20, []):
+        batches = prediction.in_batches(names)
+        answers = [answer for batch in prediction.answers(opened(run), batches, 1, 0.0, "m") for answer in batch]
+        assert [(answer.path, answer.error is None) for answer in answers] == [(name, name == good) for name in names]
+    assert sizes == [1, 8, 8, 4]
+
+
+def test_what_is_wrong_is_said_at_once(model: Path, tmp_path: Path) -> None:
+    """Before the first answer is asked for, and before an engine is started."""
+    for paths, named, message in (
+        ([tmp_path / "nowhere"], {}, "no such file or folder"),
+        ([], {"top": 0}, "top=0: must be at least 1"),
+        ([], {"min_probability": 1.5}, r"min_probability=1\.5: must be from 0 to 1"),
+        ([], {"min_probability": math.nan}, "min_probability=nan: must be from 0 to 1"),
+        ([], {"engine": "tarch"}, "engine 'tarch': choose from auto, onnx, .*did you mean 'torch'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            predict(model, paths, **named)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="engine onnx: runs files, and this model is in memory; save it first"):
+        predict(make_model(), [], engine="onnx")
+
+
+# Probabilities
+
+
+@pytest.mark.parametrize("temperature", [0.25, 1, 3])
+def test_probabilities_have_the_temperature_of_the_model(temperature: float, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    known = replace(make_model(), calibration={"temperature": temperature})
+    pixels = COLOUR.fit(COLOUR.load(path.read_bytes()))
+    with torch.no_grad():
+        row = known.network(COLOUR.normalise(torch.from_numpy(pixels.copy())[None]))[0].double()
+    expected = torch.softmax(row / temperature, 0).sort(descending=True).values
+    (answer,) = predict(known, [path], top=7)
+    np.testing.assert_allclose([share for _, share in answer.top], expected, rtol=1e-4)
+
+
+def test_a_sure_answer_leaves_the_others_more_than_nothing() -> None:
+    found = prediction.probabilities(np.array([[0, 80, -600]], np.float32), 1.0)
+    assert found[0, 1] == 1
+    np.testing.assert_allclose(found[0, [0, 2]], [math.exp(-80), math.exp(-680)], rtol=1e-12)
+
+
+def test_below_the_wanted_probability_there_is_no_answer(model: Path, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    (usual,) = predict(model, [path], top=2)
+    assert usual.probability is not None
+    assert list(predict(model, [path], top=2, min_probability=usual.probability)) == [usual]
+    (unsure,) = predict(model, [path], top=2, min_probability=math.nextafter(usual.probability, 1))
+    assert unsure == replace(usual, answer=None)
+    row = unsure.to_dict()
+    assert list(row) == ["path", "class", "probability", "top", "error"]
+    assert (row["class"], row["probability"], row["error"]) == (None, usual.probability, None)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_answers_that_are_no_numbers(value: float, tmp_path: Path) -> None:
+    broken = make_model()
+    with torch.no_grad():
+        broken.network.fc.bias[3] = value
+    with pytest.raises(Diverged, match="the model: the network answers with what is no number"):
+        next(predict(broken, [picture(tmp_path / "a.png")]))
+
+
+def test_another_number_of_classes_than_the_metadata_name(tmp_path: Path) -> None:
+    known = replace(make_model(), classes=CLASSES[:5])
+    with pytest.raises(UserError, match="the model: answers 7 classes, and its metadata name 5; export it again"):
+        next(predict(known, [picture(tmp_path / "a.png")]))
+
+
 # Pictures that cannot be read
 
 
@@ -215,9 +350,10 @@ ODD = "<b>&'\""
     [
         (Prediction(ODD, ODD, 0.875, ((ODD, 0.875), ("cat", 0.125)), None), ODD, f"{ODD} 87.5 %, cat 12.5 %"),
         (Prediction(ODD, None, None, (), f"no {ODD}"), ODD, f"no {ODD}"),
+        (Prediction("a", None, 0.5, ((ODD, 0.5), ("cat", 0.25)), None), "a", f"not sure ({ODD} 50.0 %, cat 25.0 %)"),
         (Prediction(NOT_UTF8, NOT_UTF8, 1.0, ((NOT_UTF8, 1.0),), None), r"a\xff.png", r"a\xff.png 100.0 %"),
     ],
-    ids=["answer", "error", "not UTF-8"],
+    ids=["answer", "error", "not sure", "not UTF-8"],
 )
 def test_html_shows_names_as_text(answer: Prediction, path: str, shown: str) -> None:
     page = answer._repr_html_()
@@ -236,11 +372,14 @@ def test_load_gives_a_classifier(where: str, model: Path, tmp_path: Path) -> Non
     assert classifier.network.arch == before.network.arch
     for name, tensor in before.network.state_dict().items():
         torch.testing.assert_close(classifier.network.state_dict()[name], tensor, rtol=0, atol=0)
-    assert replace(before, network=classifier.network) == ModelFile(**vars(classifier))
+    assert replace(before, network=classifier.network) == classifier.model
+    assert (classifier.classes, classifier.preprocess) == (CLASSES, COLOUR)
     path = picture(tmp_path / "a.png")
     assert classifier.predict([path], top=2) == list(predict(model, [str(path)], top=2))
     assert len(classifier.predict([path])[0].top) == 5
     assert classifier.predict(str(path)) == classifier.predict(path) == classifier.predict([path])
+    assert [vars(classifier)["_engines"].keys()] == [{"auto"}], "started once"
+    assert resnetkit.embed(classifier, path).vectors.shape == (1, 64), "it stands for its path"
 
 
 def test_a_network_in_training_mode_answers_as_in_evaluation(model: Path, tmp_path: Path) -> None:
@@ -255,3 +394,18 @@ def test_a_network_in_training_mode_answers_as_in_evaluation(model: Path, tmp_pa
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such model file or run folder"):
         load(tmp_path / "nowhere")
+
+
+def test_an_exported_file_has_no_network(tmp_path: Path) -> None:
+    classifier = Classifier(tmp_path / "m.onnx", opened().about)
+    assert (classifier.classes, classifier.preprocess) == (CLASSES, COLOUR)
+    with pytest.raises(UserError, match=r"m\.onnx: an exported file has no network; load the model that it came from$"):
+        _ = classifier.network
+
+
+def test_in_words() -> None:
+    assert prediction.in_words(opened(temperature=1.234567)) == (
+        "single centre crop; shorter side 12 bilinear, centre 10, RGB, mean 0.4 0.5 0.6, std 0.2 0.25 0.3, EXIF on; "
+        "engine stub (fp32): there is no other; temperature 1.235"
+    )
+    assert prediction.in_words(opened()).endswith("(fp32): there is no other")

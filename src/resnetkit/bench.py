@@ -129,7 +129,7 @@ class Bench:
                 "peak": lane.peaks[batch],
             }
             for batch in sorted(lane.seconds)
-            if lane.seconds[batch] and lane.error is None
+            if lane.seconds[batch]
         }
 
 
@@ -195,8 +195,13 @@ def timed_with(entries: list[Entry], batches: tuple[int, ...], threads: int, sec
     lanes = race(entries, batches, threads=threads, seconds=seconds, say=say)
     after = limits(threads, say)
     best = Limits(max(before.sgemm, after.sgemm), max(before.copy, after.copy))
-    chosen = {batch: (fastest(lanes, batch), reason(lanes, batch)) for batch in batches}
-    return Timed(threads, best, tuple(lanes), chosen)
+    return Timed(threads, best, tuple(lanes), chosen(lanes, batches))
+
+
+def chosen(lanes: list[Lane], batches: tuple[int, ...]) -> dict[int, tuple[str, str]]:
+    """The fastest engine for each batch size that any has mastered, and why. Raises UserError when there is none."""
+    able = [batch for batch in batches if any(lane.error is None and lane.seconds.get(batch) for lane in lanes)]
+    return {batch: (fastest(lanes, batch), reason(lanes, batch)) for batch in able or batches}
 
 
 def limits(threads: int, say: Say) -> Limits:

@@ -12,8 +12,9 @@ Everywhere it is the JSON text of a model file (docs/model-file.md), in exported
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import mmap
+import os
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -25,9 +26,10 @@ from xml.etree import ElementTree
 from resnetkit.about import About, about_of
 from resnetkit.errors import UserError
 from resnetkit.sealing import PLACE, is_whole
-from resnetkit.tensorfile import KEY, read_bytes
+from resnetkit.tensorfile import KEY
 
 Input = Literal["uint8", "float"]
+Bytes = bytes | mmap.mmap
 METADATA, PROP_KEY, PROP_VALUE = 14, 1, 2  # onnx.proto: ModelProto.metadata_props; StringStringEntryProto
 INPUTS = ("uint8", "float")
 PRECISIONS = ("fp32", "int8")
@@ -57,11 +59,28 @@ def metadata(about: About, export: dict[str, Any], **more: Any) -> str:
 
 def read(path: Path) -> Source:
     """What a file says. Raises UserError: missing, damaged, not made by resnetkit, or of a kind that nothing runs."""
+    source = peek(path)
+    verify(source)
+    return source
+
+
+def peek(path: Path) -> Source:
+    """`read` without looking whether the file is whole, which takes a while; `verify` does that."""
     if path.suffix not in READERS:
         raise UserError(f"{path}: not a model; models end in {', '.join(READERS)}, weights come in with: resnet import")
-    data = read_bytes(path)
+    meta = metadata_of(path)
+    export: Any = AS_IT_IS if path.suffix == ".safetensors" else meta.get("export")
+    about = about_of(meta, str(path))
+    if not isinstance(export, dict) or export.get("input") not in INPUTS or export.get("precision") not in PRECISIONS:
+        raise UserError(f"{path}: its metadata have no usable 'export'; export it again")
+    given: Input = export["input"]
+    return Source(path, about, given, export["precision"], str(meta.get("sha256", "")))
+
+
+def metadata_of(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises UserError where there is none."""
     try:
-        text = READERS[path.suffix](path, data)
+        text = READERS[path.suffix](path, mapped(path))
         meta = None if text is None else json.loads(text)
     except (ValueError, KeyError, struct.error, IndexError, ElementTree.ParseError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: {WHAT[path.suffix]} is expected, and this is none, or damaged ({error})") from None
@@ -73,34 +92,40 @@ def read(path: Path) -> Source:
             f"resnet export MODEL --to {TO[path.suffix]} --out {path}"
         )
     assert isinstance(meta, dict)
-    digest = str(meta.pop("sha256", ""))
-    if not is_sealed(path, data, digest, meta):
+    return meta
+
+
+def verify(source: Source) -> None:
+    """Raise UserError where a file, or what lies beside it, is not as it was written. Other threads go on."""
+    path = source.path
+    packed = path.suffix == ".pt2"
+    good = source.digest == members_digest(path) if packed else is_whole(mapped(path), source.digest)
+    if good and path.suffix == ".xml":
+        good = hashlib.sha256(mapped(path.with_suffix(".bin"))).hexdigest() == metadata_of(path).get("bin")
+    if not good:
         raise UserError(
             f"{path}: damaged: its SHA-256 is not the one it was written with; restore it from a copy or export it anew"
         )
-    export = meta.get("export", AS_IT_IS if path.suffix == ".safetensors" else None)
-    if not isinstance(export, dict) or export.get("input") not in INPUTS or export.get("precision") not in PRECISIONS:
-        raise UserError(f"{path}: its metadata have no usable 'export'; export it again")
-    return Source(path, About.from_meta(meta, str(path)), export["input"], export["precision"], digest)
 
 
-def is_sealed(path: Path, data: bytes, digest: str, meta: dict[str, Any]) -> bool:
-    """Whether the file, and what lies beside it, is as it was written."""
-    if path.suffix == ".pt2":
-        return digest == members_digest(path)
-    if path.suffix == ".xml" and hashlib.sha256(read_bytes(path.with_suffix(".bin"))).hexdigest() != meta.get("bin"):
-        return False
-    return is_whole(data, digest)
+def mapped(path: Path) -> Bytes:
+    """A file's bytes, not copied. Raises UserError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            empty = os.fstat(file.fileno()).st_size == 0
+            return b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def safetensors_text(_: Path, data: bytes) -> str | None:
+def safetensors_text(_: Path, data: Bytes) -> str | None:
     """Raises ValueError for what has no header."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     text: str | None = (header.get("__metadata__") or {}).get(KEY)
     return text
 
 
-def onnx_text(_: Path, data: bytes) -> str | None:
+def onnx_text(_: Path, data: Bytes) -> str | None:
     """Raises ValueError for bytes that are no protobuf message."""
     for number, entry in fields(memoryview(data)):
         if number == METADATA:
@@ -140,13 +165,13 @@ def varint(data: memoryview, at: int) -> tuple[int, int]:
     raise ValueError("no protobuf message")
 
 
-def openvino_text(_: Path, data: bytes) -> str | None:
+def openvino_text(_: Path, data: Bytes) -> str | None:
     """Raises ParseError for what is no XML."""
-    found = ElementTree.fromstring(data).find(f"rt_info/{KEY}/about")
+    found = ElementTree.fromstring(bytes(data)).find(f"rt_info/{KEY}/about")
     return None if found is None else found.get("value")
 
 
-def mnn_text(_: Path, data: bytes) -> str | None:
+def mnn_text(_: Path, data: Bytes) -> str | None:
     """The string that is field 0 of the root table (MNN's schema/default/MNN.fbs). Raises struct.error, ValueError."""
     (root,) = struct.unpack_from("<I", data, 0)
     (back,) = struct.unpack_from("<i", data, root)
@@ -159,10 +184,10 @@ def mnn_text(_: Path, data: bytes) -> str | None:
     return text if text.startswith("{") else None
 
 
-def pt2_text(_: Path, data: bytes) -> str | None:
+def pt2_text(path: Path, _: Bytes) -> str | None:
     """Raises BadZipFile for what is no archive, or compressed, which torch's are not."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(path) as archive:
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
                 raise zipfile.BadZipFile("it has compressed members")
             members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
@@ -190,7 +215,7 @@ def members_digest(path: Path | IO[bytes]) -> str:
 
 
 PT2_MEMBER = f"{KEY}.json"
-READERS: dict[str, Callable[[Path, bytes], str | None]] = {
+READERS: dict[str, Callable[[Path, Bytes], str | None]] = {
     ".safetensors": safetensors_text,
     ".onnx": onnx_text,
     ".xml": openvino_text,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from resnetkit.data.loader import default_threads
 from resnetkit.engines import cache, files
 from resnetkit.engines.engine import ENGINES, Engine, need, version
 from resnetkit.engines.files import Source
-from resnetkit.engines.preparing import place_of, prepared
+from resnetkit.engines.preparing import forget, is_intact, place_of, prepared
 from resnetkit.engines.starting import engines_for, module_of, start
 from resnetkit.errors import UserError
 
@@ -52,17 +53,38 @@ def open_engine(
     engine   "auto", the fastest here for `batch` pictures at a time, or one by name
     say      is told in a sentence what takes time
     """
-    source = files.read(model_path(model))
+    source = files.peek(model_path(model))
     threads = threads or default_threads()
     if engine != "auto":
         check(source, engine)
-    with place_of(source) as (place, lasting):
+    # Whether the files are whole is looked at while the engine loads them.
+    with place_of(source) as (place, lasting), ThreadPoolExecutor(2, thread_name_prefix="verify") as pool:
+        whole = pool.submit(files.verify, source)
         name, why = (engine, "asked for") if engine != "auto" else choose(source, batch, threads, place, lasting, say)
         if name == "torch":
-            return Opened(source.about, start(name, source, threads, device=device()), name, why, source.precision)
-        ready = prepared(source, name, place, say)
-        run = start(name, source, threads, ready)
+            whole.result()
+            run = start(name, source, threads, device=device())
+        else:
+            run = loaded(source, name, threads, place, pool, say)
+            whole.result()
     return Opened(source.about, run, name, why, source.precision)
+
+
+def loaded(source: Source, name: str, threads: int, place: Path, pool: Executor, say: Say) -> Engine:
+    """The engine with what was prepared for it, or with that made anew where it is damaged. Raises UserError."""
+    ready = prepared(source, name, place, say)
+    if ready is None:
+        return start(name, source, threads)
+    intact = pool.submit(is_intact, name, place)
+    try:
+        run = start(name, source, threads, ready)
+    except UserError:
+        if intact.result():
+            raise
+    if intact.result():
+        return run
+    forget(name, place)
+    return start(name, source, threads, prepared(source, name, place, say))
 
 
 def check(source: Source, engine: str) -> None:

@@ -27,24 +27,41 @@ Say = Callable[[str], None] | None
 def prepared(source: Source, name: str, place: Path, say: Say = None) -> Path | None:
     """The file that an engine loads in place of `source`, made where it is missing; None where it loads that itself.
 
-    place   a folder of this source, which exists. Raises UserError when the engine cannot have this network.
+    One that is there is taken as whole; `is_intact` tells. `place` is a folder of this source, which exists.
+    Raises UserError when the engine cannot have this network.
     """
     if name == "torch" or source.path.suffix == module_of(name).SUFFIX != ".onnx":
         return None
+    files, about = files_of(name, place), {"version": version(name), "processor": cache.processor()}
     known = cache.recall(place, name)
-    target = place / f"{name}{module_of(name).SUFFIX}"
-    about = {"version": version(name), "processor": cache.processor()}
-    files = [target, *([target.with_suffix(module_of(name).BESIDE)] if module_of(name).BESIDE else [])]
-    if known is not None and known == about | {"sha256": digest_of(files)}:
-        return target
+    if known is not None and known.items() >= about.items() and all(file.exists() for file in files):
+        return files[0]
     if say is not None:
         say(f"{source.path}: preparing it for {name}, once on this machine")
     with apart(place) as working:
-        module_of(name).prepare(graph_of(source, place), working / target.name)
+        module_of(name).prepare(graph_of(source, place), working / files[0].name)
         for file in reversed(files):  # the weights before what names them
             (working / file.name).replace(file)
     cache.remember(place, name, about | {"sha256": digest_of(files)})
-    return target
+    return files[0]
+
+
+def files_of(name: str, place: Path) -> list[Path]:
+    """What an engine prepares: the file that it is given, and what lies beside that."""
+    suffixes = [suffix for suffix in (module_of(name).SUFFIX, module_of(name).BESIDE) if suffix]
+    return [place / f"{name}{suffix}" for suffix in suffixes]
+
+
+def is_intact(name: str, place: Path) -> bool:
+    """Whether what was prepared is as it was written. Lets go of the interpreter lock."""
+    known = cache.recall(place, name)
+    return known is not None and known.get("sha256") == digest_of(files_of(name, place))
+
+
+def forget(name: str, place: Path) -> None:
+    """Take away what was prepared."""
+    for file in [place / f"{name}.json", *files_of(name, place)]:
+        file.unlink(missing_ok=True)
 
 
 def graph_of(source: Source, place: Path) -> Source:

@@ -27,7 +27,7 @@ def engines_for(source: Source) -> tuple[str, ...]:
 
 
 def module_of(name: str) -> Any:
-    """The module of an engine: NAME, SUFFIX of its files, what lies BESIDE one, load and prepare. Raises UserError for a name that is none."""
+    """The module of an engine: NAME, SUFFIX of its files, what lies BESIDE one, load, prepare. Raises UserError."""
     if name not in ENGINES:
         raise UserError(f"engine {name!r}: choose from auto, {', '.join(ENGINES)}{nearest(name, ENGINES)}")
     if name == "onnx":
