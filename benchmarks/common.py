@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 import subprocess
 import time
 from importlib.metadata import version
@@ -49,6 +50,11 @@ def revision() -> str:
     return subprocess.run(
         command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     ).stdout.strip()
+
+
+def spread(found: list[float]) -> dict[str, float]:
+    """The median of repeats, and between what they lie."""
+    return {"median": statistics.median(found), "lowest": min(found), "highest": max(found)}
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

@@ -1,0 +1,174 @@
+"""Engines on the CPU, side by side: what resnetkit takes against the same engines and torch as people call them.
+
+    python benchmarks/engines.py [--networks resnet18,resnet34,resnet50,resnet152] [--out results/engines.json]
+
+Random weights, 224x224, all cores. For each network and batch size every lane takes a turn in every round, in rotating
+order, each in a process of its own; a turn is some runs, of which the median counts, after one that does not. The
+ratios are made within a round; the figure is their median, with the lowest and the highest.
+
+auto         what `resnet predict` would run: the winner of its own short race, made before anything here is timed
+int8         the same in int8: 7-bit weights, every layer, the faster of ONNX Runtime and OpenVINO by the same race
+the others   `peers.py`; they get their input normalised, auto and int8 get uint8 pictures and normalise them
+
+The limit of a network is the time that its multiply-adds would take in a matrix product, measured in every round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common import sgemm_gflops, spread, write
+from resnetkit.complexity import count
+from resnetkit.data.loader import default_threads
+from resnetkit.data.transforms import Preprocess
+from resnetkit.engines import files
+from resnetkit.engines.opening import choose
+from resnetkit.engines.preparing import place_of, prepared
+from resnetkit.engines.worker import Worker
+from resnetkit.exporting import export
+from resnetkit.model import ResNet, architecture
+from resnetkit.weights import ModelFile, save_model
+
+NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet152")
+BATCHES = (1, 16)
+ROUNDS = 7
+TURN = 0.4  # seconds, of one run at least
+REST = 0.05  # between turns: threads of the last one may spin a while longer
+PEERS = (sys.executable, str(Path(__file__).with_name("peers.py")))
+PREPROCESS = Preprocess(
+    224, "shorter", 256, "bilinear", 3, "RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), exif=False
+)
+
+
+def model_file(name: str, folder: Path) -> Path:
+    """Random weights, with batch statistics of noise, so that the numbers stay sane through 152 layers."""
+    torch.manual_seed(0)
+    network = ResNet(architecture(name))
+    with torch.no_grad():
+        for _ in range(3):
+            network.train()(torch.randn(4, 3, 224, 224))
+    path = folder / f"{name}.safetensors"
+    save_model(ModelFile(network.eval(), tuple(map(str, range(1000))), PREPROCESS), path)
+    return path
+
+
+class Lanes:
+    """The workers of one network. `ours` says which of them answers for "auto" and "int8" at each batch size."""
+
+    def __init__(self, name: str, folder: Path, threads: int) -> None:
+        self.name, self.folder, self.threads = name, folder, threads
+        self.workers: dict[str, Worker] = {}
+        self.ours: dict[tuple[str, int], str] = {}
+        self.notes: dict[str, str] = {}
+        path = model_file(name, folder)
+        quantised = int8_file(path)
+        self.race("auto", path)
+        self.race("int8", quantised)
+        plain = folder / f"{name}.onnx"
+        export(path, "onnx", plain, input="float")
+        export(path, "mnn", plain.with_suffix(".mnn"), input="float")
+        files_of = {"ONNX Runtime": plain, "OpenVINO": plain, "MNN": plain.with_suffix(".mnn")}
+        for peer in ("timm eager", "torch channels_last", "torch.compile", *files_of):
+            self.workers[peer] = Worker(threads, PEERS)
+            self.workers[peer].ask({"start": peer, "path": str(files_of.get(peer, name)), "threads": threads})
+
+    def race(self, lane: str, path: Path) -> None:
+        """Choose as `resnet predict` does, and start what was chosen."""
+        source = files.read(path)
+        with place_of(source) as (place, _):
+            for batch in BATCHES:
+                engine, why = choose(source, batch, self.threads, place, True, None)
+                self.ours[lane, batch], self.notes[f"{lane} {batch}"] = f"{lane} {engine}", why
+                if f"{lane} {engine}" not in self.workers:
+                    worker = self.workers[f"{lane} {engine}"] = Worker(self.threads)
+                    worker.load(engine, path, prepared(source, engine, place), self.threads, 120)
+
+    def turn(self, lane: str, batch: int, times: int) -> float:
+        """Median seconds of some runs."""
+        worker = self.workers[self.ours.get((lane, batch), lane)]
+        return statistics.median(worker.ask({"run": batch, "times": times + 1})["seconds"][1:])
+
+    def rounds(self, batch: int) -> list[dict[str, float]]:
+        """Seconds of a batch of each lane, and GFLOP/s of a matrix product, round by round."""
+        names = ["auto", "int8", *(peer for peer in self.workers if not peer.startswith(("auto ", "int8 ")))]
+        times = {name: max(1, int(TURN / self.turn(name, batch, 1))) for name in names}
+        rows = []
+        for number in range(ROUNDS):
+            row = {"sgemm": sgemm_gflops()}
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                row[name] = self.turn(name, batch, times[name])
+                time.sleep(REST)
+            rows.append(row)
+        return rows
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            worker.close()
+
+
+def int8_file(path: Path) -> Path:
+    """The model in int8, calibrated on noise: enough for its speed."""
+    raise NotImplementedError
+
+
+def summary(name: str, batch: int, lanes: Lanes, rows: list[dict[str, float]]) -> dict[str, Any]:
+    """The figures of one network and batch size."""
+    peers = [lane for lane in rows[0] if lane not in ("auto", "int8", "sgemm")]
+    plain = min(peers, key=lambda peer: statistics.median(row[peer] for row in rows))
+    operations = 2 * count(architecture(name), 224).multiply_adds * batch
+    return {
+        "network": name,
+        "batch": batch,
+        "auto": lanes.ours["auto", batch].removeprefix("auto "),
+        "int8": lanes.ours["int8", batch].removeprefix("int8 "),
+        "why": {lane: lanes.notes[f"{lane} {batch}"] for lane in ("auto", "int8")},
+        "best_plain": plain,
+        "images_per_second": {
+            lane: batch / statistics.median(row[lane] for row in rows) for lane in rows[0] if lane != "sgemm"
+        },
+        "auto_to": {peer: spread([row[peer] / row["auto"] for row in rows]) for peer in peers},
+        "int8_to": {peer: spread([row[peer] / row["int8"] for row in rows]) for peer in ("auto", "timm eager")},
+        "share_of_sgemm": {
+            lane: statistics.median(operations / row[lane] / row["sgemm"] / 1e9 for row in rows)
+            for lane in ("auto", "int8")
+        },
+        "rounds": rows,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--out", type=Path, default=Path("results/engines.json"))
+    args = parser.parse_args()
+    found = []
+    for name in args.networks.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["XDG_CACHE_HOME"] = folder  # so that auto chooses anew
+            lanes = Lanes(name, Path(folder), default_threads())
+            try:
+                found += [summary(name, batch, lanes, lanes.rounds(batch)) for batch in BATCHES]
+            finally:
+                lanes.close()
+        print(json.dumps({key: value for key, value in found[-1].items() if key != "rounds"}), file=sys.stderr)
+    what = "seconds of a batch in the engine that auto takes, in int8, and in engines as people call them"
+    write(args.out, {"what": what, "threads": default_threads(), "engines": versions(), "results": found})
+
+
+def versions() -> dict[str, str]:
+    return {name: version(name) for name in ("onnxruntime", "openvino", "MNN", "timm")}
+
+
+if __name__ == "__main__":
+    main()
