@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnetkit.engines.worker import memory
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 Run = Callable[[NDArray[np.float32]], Any]
@@ -126,11 +128,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     run: Run = lambda x: x  # noqa: E731 - replaced by the first request
+    before = 0
     for line in sys.stdin:
         request = json.loads(line)
         if "start" in request:
+            before = memory()["VmRSS"]
             run = PEERS[request["start"]](request["path"], request["threads"])
-            answer: dict[str, Any] = {"seconds": 0.0}
+            answer: dict[str, Any] = {}
         else:
             x = np.random.default_rng(0).standard_normal((request["run"], 3, SIZE, SIZE), dtype=np.float32)
             taken = []
@@ -138,7 +142,8 @@ def main() -> None:
                 begin = time.perf_counter()
                 run(x)
                 taken.append(time.perf_counter() - begin)
-            answer = {"seconds": taken}
+            now = memory()
+            answer = {"seconds": taken, "memory": now["VmRSS"] - before, "peak": now["VmHWM"] - before}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

@@ -8,8 +8,8 @@ whole    `prediction.answers`: read, decode, resize, crop, network, softmax, the
 engine   the same engine on the same pictures, decoded beforehand, in the same batches
 decoder  read, decode, resize and crop alone, in as many threads as there are cores
 
-The limit is the slower one of the last two, round by round; the figure is the median of whole / limit. Where network and
-decoder share the cores, no more than 1 / (1 / engine + 1 / decoder) can be had of them: that share is given too.
+The limit is the slower one of the last two, round by round; the figure is the median of whole / limit. As network and
+decoder share the cores, no more than 1 / (1 / engine + 1 / decoder) can be had: that share is given too.
 """
 
 from __future__ import annotations

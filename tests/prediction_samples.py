@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
 from resnetkit.about import About
 from resnetkit.data.transforms import Preprocess
 from resnetkit.engines.engine import Logits, Pixels
 from resnetkit.engines.opening import Opened
-from resnetkit.model import ResNet, architecture
-from resnetkit.weights import ModelFile
+
+if TYPE_CHECKING:  # processes with a model that is a function start fast
+    from resnetkit.weights import ModelFile
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
 COLOUR = Preprocess(10, "shorter", 12, "bilinear", 3, "RGB", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), True)
@@ -23,6 +24,11 @@ GREY = Preprocess(10, "stretch", 10, "lanczos", 1, "RGB", (0.4,), (0.2,), True)
 
 def make_model(preprocess: Preprocess = COLOUR) -> ModelFile:
     """A small network as it is before any training, which answers at random."""
+    import torch
+
+    from resnetkit.model import ResNet, architecture
+    from resnetkit.weights import ModelFile
+
     torch.manual_seed(0)
     network = ResNet(architecture("resnet8-cifar", classes=len(CLASSES), channels=preprocess.channels))
     return ModelFile(network.eval(), CLASSES, preprocess, {"top1": 0.5}, {"seed": 1})

@@ -19,7 +19,7 @@ from resnetkit import bench as benching
 from resnetkit.bench import Bench, bench, chosen, random_model
 from resnetkit.complexity import count
 from resnetkit.engines.engine import ENGINES, version
-from resnetkit.engines.race import Lane
+from resnetkit.engines.race import Entry, Lane
 from resnetkit.errors import UserError
 from resnetkit.weights import save_model
 
@@ -107,10 +107,19 @@ def test_random_weights_are_the_same_and_give_numbers(one_thread: None) -> None:
     assert len(a.classes) == 10
 
 
-def test_a_model_file_is_timed_where_it_lies(tmp_path: Path) -> None:
+def test_a_model_file_is_timed_where_it_lies(tmp_path: Path, found: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.safetensors"
     save_model(random_model("resnet8-cifar"), path)
-    value = bench(path, batches=[1], threads=[1], seconds=0).to_dict()
+    raced: list[Entry] = []
+
+    def race(entries: list[Entry], *_: object, **__: object) -> list[Lane]:
+        raced.extend(entries)
+        return list(found.timed[0].lanes)
+
+    monkeypatch.setattr(benching, "race", race)
+    monkeypatch.setattr(benching, "limits", lambda *_: found.timed[0].limits)
+    value = bench(path, batches=[1], threads=[1]).to_dict()
+    assert {entry.path for entry in raced} == {path}
     assert (value["model"], value["architecture"]) == (str(path), "resnet8-cifar")
     assert [each.name for each in tmp_path.iterdir()] == ["m.safetensors"]
 

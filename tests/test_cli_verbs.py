@@ -13,12 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from resnetkit import cli, embedding, evaluation, prediction, training
+from resnetkit import cli, embedding, evaluation, training
 from resnetkit.embedding import Embeddings
 from resnetkit.evaluation import Result
 from resnetkit.events import Evaluating, Event, Finished, Found, Stopped
 from resnetkit.model import ResNet, architecture
-from resnetkit.prediction import Prediction
 from resnetkit.protocol import Protocol
 from resnetkit.recipe_file import load
 from resnetkit.shipped import recipes, shipped
@@ -93,7 +92,7 @@ def test_a_stopped_training_says_how_to_go_on(
     assert (got, err) == (code, "resnet: stopped after step 1,234; go on with: resnet resume 'runs/my pets'\n")
 
 
-# evaluate, predict, embed
+# evaluate, embed
 
 
 def test_evaluate(resnet: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,28 +114,6 @@ def test_evaluate(resnet: Callable[..., tuple[int, str, str]], monkeypatch: pyte
     assert [named.pop("progress") is not None for _, named in calls] == [True, True]
     assert calls[0] == (("m", "photos"), {"split": "val", "bad": "skip", **usual})
     assert calls[1] == (("m", None), {"split": None, "bad": "stop", **usual})
-
-
-def test_predict_goes_on_after_a_bad_picture(
-    resnet: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers = [
-        Prediction("a\udcff.jpg", "chat 猫", 0.75, (("chat 猫", 0.75), ("dog", 0.25)), None),
-        Prediction("b.jpg", None, None, (), "cut short"),
-        Prediction("c.jpg", "dog", 1.0, (("dog", 1.0),), None),
-    ]
-    monkeypatch.setattr(prediction, "predict", lambda *_, **__: iter(answers))
-    code, out, err = resnet("predict", "m", "x")
-    assert out == "a\\xff.jpg: chat 猫 75.0 %  (dog 25.0 %)\nb.jpg: error: cut short\nc.jpg: dog 100.0 %\n"
-    assert (code, err) == (1, "resnet: 1 picture could not be read; the reason stands in place of the class\n")
-    code, out, _ = resnet("predict", "m", "x", "--json")
-    rows = [json.loads(line) for line in out.splitlines()]
-    assert code == 1
-    assert out.isascii()
-    assert rows == [answer.to_dict() for answer in answers]
-    assert rows[0].keys() == {"path", "class", "probability", "top", "error"}
-    answers.pop(1)
-    assert resnet("predict", "m", "x")[0] == 0
 
 
 def test_embed_goes_on_after_a_bad_picture(
@@ -322,6 +299,7 @@ def test_import_of_what_does_not_fit(
 # The process
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_from_pictures_to_predictions(resnet: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     """The whole spine, once, on pictures of noise that is dark or bright."""
     rng = np.random.default_rng(0)
@@ -342,7 +320,7 @@ def test_from_pictures_to_predictions(resnet: Callable[..., tuple[int, str, str]
     value = json.loads(resnet("evaluate", run, "--json")[1])
     assert value["n"] == 8
     assert f"({value['correct']} of 8; " in lines[-3]
-    code, out, _ = resnet("predict", run, f"{data}/val/dark", "--json")
+    code, out, _ = resnet("predict", run, f"{data}/val/dark", "--engine", "torch", "--json")
     assert (code, len(out.splitlines())) == (0, 4)
     vectors = tmp_path / "vectors.npy"
     code, out, _ = resnet("embed", run, f"{data}/val", "--out", str(vectors), "--json")

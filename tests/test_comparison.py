@@ -17,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from resnetkit.comparison import Comparison, compare, mcnemar, newcombe, paired
+from resnetkit.comparison import Comparison, compare
 from resnetkit.data.pictures import Arrays, Data
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError
 from resnetkit.evaluation import evaluate, wilson
 from resnetkit.model import ResNet, architecture
+from resnetkit.paired import mcnemar, newcombe, paired
 from resnetkit.recipe_file import with_settings
 from resnetkit.shipped import shipped
 from resnetkit.training import train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,15 @@ def test_the_lowest_median_wins() -> None:
     assert fastest([lane("torch", 2), lane("onnx", 2)], 8) == "torch"
     assert fastest([lane("torch", 2), lane("onnx", 1, error="is out")], 8) == "torch"
     assert fastest([lane("torch", 2), lane("onnx")], 8) == "torch"
+
+
+def test_of_engines_that_no_race_tells_apart_the_smallest_wins() -> None:
+    mnn, onnx, slow = (replace(lane(name, seconds), peaks={8: peak}) for name, seconds, peak in RACE)
+    assert fastest([mnn, onnx, slow], 8) == "onnx"
+    assert fastest([replace(onnx, seconds={8: [1.03]}), mnn, slow], 8) == "mnn"
+
+
+RACE = (("mnn", 1.0, 300), ("onnx", 1.01, 100), ("openvino", 1.03, 50))
 
 
 def test_without_an_engine_there_is_one_sentence() -> None:

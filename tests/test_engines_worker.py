@@ -36,6 +36,7 @@ def faked(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     monkeypatch.setattr(worker, "COMMAND", (sys.executable, "-c", code))
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own, on importing torch.fx's fuse
 @pytest.mark.parametrize("name", RUNS[".safetensors"])
 def test_a_worker_answers_as_the_engine_does_here(name: str, model: Path, tmp_path: Path) -> None:
     if version(name) is None:
@@ -70,18 +71,16 @@ def test_an_error_is_answered_and_the_next_request_too(model: Path, tmp_path: Pa
             process.load("onnx", tmp_path / "nowhere.onnx", None, 1, 600)
         with pytest.raises(UserError, match="choose from auto"):
             process.load("onxx", model, None, 1, 600)
-        assert process.load("torch", model, None, 1, 600)["seconds"] > 0
 
 
-def test_what_an_engine_prints_is_no_answer(model: Path) -> None:
+def test_what_an_engine_prints_is_no_answer() -> None:
     """As MNN does, from C++: on the file descriptor."""
     code = "import os; from resnetkit.engines import worker as w; s = w.Serving.answer\n"
     code += "def noisy(*a): os.write(1, b'hello\\n'); return s(*a)\n"
     code += "w.Serving.answer = noisy; w.main()"
-    request = {"start": "torch", "path": str(model), "ready": None, "threads": 1}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, input=json.dumps(request) + "\n", capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout).keys() == {"seconds", "memory", "precision"}
+    done = subprocess.run(command, input='{"answers": 1}\n', capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout).keys() == {"error"}
     assert "hello" in done.stderr
 
 
@@ -161,6 +160,6 @@ def test_agreement() -> None:
     )
     assert agree(reference, reference + np.float32(0.5), "int8") is None
     assert difference(reference / 100, reference / 100 + np.float32(0.1)) == pytest.approx(0.1, rel=1e-4)
-    for bad in (reference[:1], reference * np.float32("nan"), reference / np.float32(1e-45)):
-        with np.errstate(over="ignore"):
-            assert agree(reference, bad) is not None
+    sentence = "its answers are no numbers, or have another shape than those of the file's own engine"
+    for bad in (reference[:1], reference * np.float32("nan"), np.full_like(reference, np.inf)):
+        assert agree(reference, bad) == sentence

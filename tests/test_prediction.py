@@ -28,7 +28,7 @@ from resnetkit.engines.engine import Logits, Pixels
 from resnetkit.engines.opening import Opened
 from resnetkit.errors import Diverged, UserError
 from resnetkit.prediction import BATCH, Classifier, Prediction, load, predict
-from resnetkit.weights import ModelFile, save_model
+from resnetkit.weights import save_model
 
 NOT_UTF8 = os.fsdecode(b"a\xff.png")
 

@@ -84,8 +84,11 @@ def show(console: Console, found: Bench) -> None:
     size, about = found.complexity.input[1], machine()
     arch = found.complexity.architecture.name
     name = found.model if found.model == arch else f"{found.model} ({arch})"
-    say(console, (name, "bold"), f" at {size}x{size}, {found.precision}: ", *[facts(found)])
-    say(console, f"{about['cpu']}, {counted(about['cores'], 'core')}")
+    weights = f"{amount(found.weights)}B of weights"
+    counts = f"{amount(found.complexity.multiply_adds)} multiply-adds a picture, {weights}"
+    say(console, (name, "bold"), f" at {size}x{size}, {found.precision}: {counts}")
+    engines = ", ".join(f"{lane.engine} {lane.version}" for lane in found.timed[0].lanes)
+    say(console, f"{about['cpu']}, {counted(about['cores'], 'core')}; {engines}")
     for timed in found.timed:
         show_timed(console, found, timed)
     console.print()
@@ -96,18 +99,12 @@ def show(console: Console, found: Bench) -> None:
         say(console, (f"{name}: ", "red"), reason)
     for reason in found.missing.values():
         say(console, (reason, "yellow"))
-    say(console, "limit: share of the matrix product; Winograd's method multiplies less, so it may exceed 100 %")
     say(
         console,
-        "p99: the slowest of fewer than 100 runs; load: importing and loading, after a first reading of the file",
+        "limit: share of the matrix product; above 100 % by Winograd's method, which multiplies less, or by noise",
     )
-    say(console, f"peak: memory on top of a process without the engine, which {amount(found.weights)}B are weights of")
-
-
-def facts(found: Bench) -> str:
-    from resnetkit.terminal import amount
-
-    return f"{amount(found.complexity.multiply_adds)} multiply-adds a picture, {amount(found.weights)}B of weights"
+    say(console, "p99: of fewer than 100 runs the slowest; peak: memory on top of a process without the engine")
+    say(console, "load: importing the library and loading the file, which lies in memory already")
 
 
 def show_timed(console: Console, found: Bench, timed: Timed) -> None:
@@ -119,16 +116,16 @@ def show_timed(console: Console, found: Bench, timed: Timed) -> None:
     say(
         console,
         (counted(timed.threads, "thread"), "bold"),
-        f": matrix product {limits.sgemm:.1f} GFLOP/s, copying {limits.copy:.1f} GB/s (read and written); "
-        f"reading the weights once: {1e3 * found.streaming(timed):.1f} ms",
+        f": matrix product {limits.sgemm:.1f} GFLOP/s, copying {limits.copy:.1f} GB/s (read and written)",
     )
+    say(console, f"batch 1 reads the weights once: {1e3 * found.streaming(timed):.1f} ms at that speed")
     console.print()
     names = ("batch", "images/s", "p50 ms", "p99 ms", "runs", "limit", "peak MB", "load s")
     table = new_table(engine=("engine", "left"), **{name: (name, "right") for name in names})
     for lane in timed.lanes:
         first = lane.engine
         for batch, figures in found.figures(timed, lane).items():
-            fast = timed.chosen[batch][0] == lane.engine
+            fast = timed.chosen.get(batch, ("",))[0] == lane.engine
             table.add_row(
                 first,
                 f"{batch}",

@@ -12,7 +12,8 @@ from resnetkit.shell import Commands, bad_option, device, emit, json_option
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnetkit.comparison import Comparison, Paired
+    from resnetkit.comparison import Comparison
+    from resnetkit.paired import Paired
 
 
 @click.command(

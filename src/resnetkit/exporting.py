@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from resnetkit.atomic import sync_folder
 from resnetkit.data.folder import find_pictures
 from resnetkit.data.loader import default_threads
+from resnetkit.data.pictures import Data
 from resnetkit.data.transforms import Preprocess
 from resnetkit.engines import files
 from resnetkit.engines.engine import Engine, Logits, Pixels, need
@@ -28,8 +29,10 @@ from resnetkit.engines.samples import agree, sample_pictures
 from resnetkit.engines.starting import RUNS, start
 from resnetkit.engines.writing import write
 from resnetkit.errors import BadPicture, UserError, nearest
+from resnetkit.evaluation import as_trained
 from resnetkit.peers import exports as peers
 from resnetkit.peers.exports import Exported
+from resnetkit.quantising import Gate, check_int8, quantised
 from resnetkit.weights import ModelFile, open_model
 
 SUFFIXES = {name: suffix for suffix, name in files.TO.items()}
@@ -66,7 +69,7 @@ class EngineFile:
     """What was written, and the proof."""
 
     files: tuple[str, ...]
-    proof: Proof
+    proof: Proof | Gate
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -75,7 +78,8 @@ class EngineFile:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {"files": self.files, "notes": self.notes, "proof": asdict(self.proof)}
+        proof = self.proof.to_dict() if isinstance(self.proof, Gate) else asdict(self.proof)
+        return {"files": self.files, "notes": self.notes, "proof": proof}
 
 
 def export(model: str | Path | ModelFile, to: str, out: str | Path, **options: Any) -> EngineFile | Exported:
@@ -96,22 +100,35 @@ def export_for_engine(
     *,
     input: Input = "uint8",
     pictures: Iterable[str | Path] = (),
+    int8: str | Path | Data | None = None,
+    max_drop: float = 0.3,
+    say: Callable[[str], None] | None = None,
 ) -> EngineFile:
     """Write a model for an engine: `to` is onnx, openvino, mnn or torch-export.
 
     input     "uint8": the file takes pictures (N, size, size, C) and normalises them itself; "float": what
               `Preprocess.normalise` gives (N, C, size, size)
     pictures  files that it is proved on; without them a small built-in set
+    int8      quantise, on these pictures: anything `open_data` takes that has a training and a validation side. The
+              proof is then that on the validation side top-1 drops by `max_drop` points at most (`quantising`)
+    say       is told what is being done
     Raises UserError, and leaves nothing behind, also when the file does not answer as the model does.
     """
+    if int8 is not None:
+        check_int8(to, max_drop)
     target = free_target(out, to)
     opened = model if isinstance(model, ModelFile) else open_model(model)
     shown, whose = proof_pictures(opened, pictures)
     with apart(target.parent) as working:
         made = working / target.name
-        written = write(opened, to, made, input)
-        source = files.read(made)
-        proof = prove(opened, source, shown, whose)
+        proof: Proof | Gate
+        if int8 is None:
+            written = write(opened, to, made, input)
+            proof = prove(opened, files.read(made), shown, whose)
+        else:
+            data = int8 if isinstance(int8, Data) else as_trained(model, int8)
+            written, proof = quantised(opened, data, to=to, made=made, input=input, max_drop=max_drop, say=say)
+            check_batches(opened, files.read(made), shown)
         place_all(written, target)
     return EngineFile(tuple(str(target.with_suffix(file.suffix)) for file in reversed(written)), proof)
 
@@ -167,8 +184,7 @@ def prove(model: ModelFile, source: Source, pictures: Pixels, whose: str) -> Pro
     name = RUNS[source.path.suffix][0]
     engine = start(name, source, default_threads())
     reference = torch_logits(model, pictures)
-    if source.about.to_meta() != json.loads(json.dumps(model.about.to_meta())):
-        raise UserError(f"{source.path.name}: its metadata are not the model's; nothing was written")
+    check_about(model, source)
     worst, same = 0.0, len(pictures)
     for batch in BATCHES:
         answers = in_batches(engine, pictures, batch)
@@ -179,6 +195,23 @@ def prove(model: ModelFile, source: Source, pictures: Pixels, whose: str) -> Pro
         worst = max(worst, float(np.abs(answers - reference).max()))
         same = min(same, int((answers.argmax(1) == reference.argmax(1)).sum()))
     return Proof(name, worst, float(np.abs(reference).max()), len(pictures), same, whose)
+
+
+def check_about(model: ModelFile, source: Source) -> None:
+    """Raise UserError where a file says something else of itself than its model."""
+    if source.about.to_meta() != json.loads(json.dumps(model.about.to_meta())):
+        raise UserError(f"{source.path.name}: its metadata are not the model's; nothing was written")
+
+
+def check_batches(model: ModelFile, source: Source, pictures: Pixels) -> None:
+    """Raise UserError where a file in int8 does not load, or answers differently in other batches."""
+    check_about(model, source)
+    engine = start(RUNS[source.path.suffix][0], source, default_threads())
+    alone = in_batches(engine, pictures, 1)
+    for batch in BATCHES[1:]:
+        wrong = agree(alone, in_batches(engine, pictures, batch), "int8")
+        if wrong is not None:
+            raise UserError(f"{source.path.name}: not written: in batches of {batch}, against single pictures, {wrong}")
 
 
 def where_apart(reference: Logits, answers: Logits, classes: tuple[str, ...]) -> str:

@@ -37,8 +37,8 @@ from resnetkit.atomic import write_bytes
 from resnetkit.data.transforms import Preprocess
 from resnetkit.engines.engine import Engine, Logits, Pixels
 from resnetkit.engines.files import PT2_MEMBER, Input, Source, members_digest, metadata
+from resnetkit.engines.folding import folded
 from resnetkit.errors import UserError
-from resnetkit.model import ResNet
 from resnetkit.sealing import PLACE
 from resnetkit.weights import ModelFile, place
 
@@ -147,15 +147,6 @@ def archived(model: ModelFile, input: Input) -> bytes:
         warnings.filterwarnings("ignore", message="No complete tensor found in the group", category=UserWarning)
         torch.export.save(program, buffer)
     return buffer.getvalue()
-
-
-def folded(network: ResNet) -> Any:
-    """A copy without the batch normalisations that follow a convolution."""
-    with warnings.catch_warnings():
-        # torch's module makes script modules when it is imported, in a way that torch deprecates.
-        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
-        from torch.fx.experimental.optimization import fuse
-    return fuse(network.eval())
 
 
 def with_member(archive: bytes, text: str) -> bytes:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
-from torch.fx.experimental.optimization import fuse
 
 from resnetkit.engines.engine import Engine, Logits, Pixels
+from resnetkit.engines.folding import folded
 from resnetkit.weights import ModelFile, place
 
 NAME = "torch"
@@ -18,9 +16,7 @@ def load(model: ModelFile, threads: int, device: str = "cpu") -> Engine:
     """The engine of a model file, on a device. `threads` are those of the whole process."""
     if device == "cpu":
         torch.set_num_threads(threads)
-    network: Any = place(model.network.eval(), torch.device(device))
-    network = fuse(network)
-    return running(network, model, device)
+    return running(place(folded(model.network), torch.device(device)), model, device)
 
 
 def running(network: nn.Module, model: ModelFile, device: str) -> Engine:

@@ -26,14 +26,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
 
 from resnetkit.engines.engine import Engine, Logits, Pixels
-from resnetkit.engines.files import Source, read
+from resnetkit.engines.files import Source, peek
 from resnetkit.engines.limits import measured
 from resnetkit.engines.samples import sample_pictures
 from resnetkit.engines.starting import start as engine_of
@@ -47,13 +47,16 @@ PEAK = "5"  # for CLEAR: forget the highest use of memory (proc(5))
 
 
 class Worker:
-    """A process that runs one engine. It is ended by `close`, and by itself when this process is gone."""
+    """A process that runs one engine. It is ended by `close`, and by itself when this process is gone.
 
-    def __init__(self, threads: int) -> None:
+    command   another program that answers in the same way
+    """
+
+    def __init__(self, threads: int, command: Sequence[str] | None = None) -> None:
         size = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
         self.received = b""
         self.process = subprocess.Popen(
-            COMMAND,
+            command or COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -155,7 +158,7 @@ class Serving:
         return dict(measured(request["limits"]))
 
     def start(self, start: str, path: str, ready: str | None, threads: int) -> dict[str, Any]:
-        self.source = read(Path(path))
+        self.source = peek(Path(path))  # whether it is whole is for who asks to say
         self.before = memory()
         begin = time.perf_counter()
         self.engine = engine_of(start, self.source, threads, Path(ready) if ready else None)
