@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import speed_figures
 from resnetkit.paper import records
 from resnetkit.paper.claims import ITEMS
 from resnetkit.paper.page import state_of, write_page
@@ -28,7 +29,7 @@ from resnetkit.shipped import shipped
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
-MARKDOWN = ("README.md", "docs/recipes.md", "docs/paper.md", "docs/weights.md")
+MARKDOWN = ("README.md", "docs/recipes.md", "docs/paper.md", "docs/speed.md", "docs/weights.md")
 RECIPES = "src/resnetkit/shipped.py"
 
 
@@ -204,6 +205,7 @@ def keys() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {"accuracy": accuracy, "published": published, "speed": speed, "keys": keys}
 TABLES |= {"parity": parity, "transfer": transfer}
+TABLES |= speed_figures.TABLES
 TABLES |= {"paper": paper, "states": states, "degradation": degradation}
 
 

@@ -13,6 +13,8 @@ import torch
 from hypothesis import settings
 
 from resnetkit import cli
+from resnetkit.engines import opening
+from resnetkit.engines.starting import engines_for
 
 settings.register_profile("resnetkit", deadline=None)  # no test measures time; machines are busy
 settings.load_profile("resnetkit")
@@ -68,6 +70,21 @@ def resnet(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, s
         return int(ending.value.code or 0), out, err
 
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is prepared for engines goes away with the tests and comes from nowhere else, in processes of theirs too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_race(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file's own engine answers, unless the test is marked `race`: timing all of them takes seconds each time."""
+    if request.node.get_closest_marker("race") is None:
+        monkeypatch.setattr(opening, "choose", lambda source, *_: (engines_for(source)[0], "as in all tests"))
 
 
 @pytest.fixture

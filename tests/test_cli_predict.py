@@ -22,8 +22,6 @@ from resnetkit.cli_predict import listed, progress, progress_line
 from resnetkit.prediction import Prediction
 from resnetkit.weights import save_model
 
-# torch's own, when its engine is imported
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 
 Run = Callable[..., tuple[int, str, str]]
 START = prediction.start

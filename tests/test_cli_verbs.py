@@ -299,7 +299,6 @@ def test_import_of_what_does_not_fit(
 # The process
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_from_pictures_to_predictions(resnet: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     """The whole spine, once, on pictures of noise that is dark or bright."""
     rng = np.random.default_rng(0)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,22 +17,16 @@ import torch
 from PIL import Image
 
 import resnetkit
-from prediction_samples import CLASSES, COLOUR, GREY, logits, make_model, opened, picture
+from prediction_samples import CLASSES, COLOUR, GREY, make_model, opened, picture
 from resnetkit import prediction
-from resnetkit.data.loader import AHEAD
 from resnetkit.data.transforms import Preprocess
 from resnetkit.engines import opening
-from resnetkit.engines.engine import Logits, Pixels
 from resnetkit.engines.opening import Opened
 from resnetkit.errors import Diverged, UserError
-from resnetkit.prediction import BATCH, Classifier, Prediction, load, predict
+from resnetkit.prediction import Classifier, Prediction, load, predict
 from resnetkit.weights import save_model
 
 NOT_UTF8 = os.fsdecode(b"a\xff.png")
-
-
-# torch's own, when the engine is imported
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +34,10 @@ def _no_race(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are answered by torch: which engine is fastest here is not what is tested."""
 
     def start(model: Path, engine: str, **named: Any) -> Opened:
-        return opening.open_engine(model, "torch" if engine == "auto" else engine, **named)
+        return opening.open_engine(model, "torch" if engine == "auto" else engine, threads=1, **named)
 
     monkeypatch.setattr(prediction, "open_engine", start)
+    monkeypatch.setattr(prediction, "default_threads", lambda: 1)  # on networks this small others wait for the first
 
 
 @pytest.fixture
@@ -150,73 +143,6 @@ def test_names_that_are_not_utf8(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\\xff\.png/x: no such file") as failure:
         list(predict(model, [f"{path}/x"]))
     str(failure.value).encode("utf-8")
-
-
-# A stream
-
-
-def endless(path: Path, read: list[int]) -> Iterator[Path]:
-    """The same picture for ever; `read` counts how often it was asked for."""
-    while True:
-        read[0] += 1
-        yield path
-
-
-def test_a_list_without_an_end(tmp_path: Path) -> None:
-    """The first answers come, and no more pictures are read than may be in the making."""
-    read = [0]
-    answers = predict(make_model(), endless(picture(tmp_path / "a.png"), read), top=1)
-    assert read == [0], "nothing is read before the first answer is wanted"
-    for number in range(1, 5 * BATCH):
-        assert next(answers).error is None
-        assert read[0] <= BATCH * (AHEAD + 2) + BATCH * (number // BATCH)
-
-
-def test_no_picture_is_decoded_long_before_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    filled = itertools.count()
-    seen = [0]
-
-    def fill(*_: Any) -> None:
-        seen[0] = next(filled) + 1
-
-    monkeypatch.setattr(prediction, "fill", fill)
-    found = prediction.answers(opened(), prediction.in_batches(endless(tmp_path, [0])), 1, 0.0, "m")  # type: ignore[arg-type]
-    next(found)
-    time.sleep(0.1)
-    assert seen[0] <= BATCH * (AHEAD + 1)
-
-
-def test_an_iterator_goes_on_after_what_is_not_there(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    picture(tmp_path / "many/b.png")
-    good, missing = picture(tmp_path / "a.png"), tmp_path / "nowhere.png"
-    asked = [good, missing, tmp_path / "many", tmp_path / "empty", f"{tmp_path}/a\0.png", good]
-    answers = list(predict(model, iter(asked)))
-    assert paths_of(answers) == [str(path) for path in [*asked[:2], tmp_path / "many/b.png", *asked[3:]]]
-    assert [answer.error for answer in answers] == [
-        None,
-        "cannot be opened: No such file or directory",
-        None,
-        "a folder in which no pictures were found",
-        "cannot be opened: no file has a zero byte in its name",
-        None,
-    ]
-
-
-def test_batches(tmp_path: Path) -> None:
-    """Sixteen at a time, the rest in one; pictures that cannot be read take no place; a single one stays alone."""
-    sizes: list[int] = []
-
-    def run(pictures: Pixels) -> Logits:
-        sizes.append(len(pictures))
-        return logits(pictures)
-
-    good, bad = str(picture(tmp_path / "a.png")), str(tmp_path / "b.png")
-    for names in ([good], [good, bad] * 20, [bad] * 20, []):
-        batches = prediction.in_batches(names)
-        answers = [answer for batch in prediction.answers(opened(run), batches, 1, 0.0, "m") for answer in batch]
-        assert [(answer.path, answer.error is None) for answer in answers] == [(name, name == good) for name in names]
-    assert sizes == [1, 8, 8, 4]
 
 
 def test_what_is_wrong_is_said_at_once(model: Path, tmp_path: Path) -> None:

@@ -277,6 +277,15 @@ def test_the_pictures_of_training_set_the_ranges_and_no_others(tmp_path: Path) -
     assert low == 0
 
 
+def test_large_pictures_come_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(quantising, "PIXELS", 3 * 16 * 16 + 5)
+    monkeypatch.setattr(Trials, "given", lambda _, batch: sizes.append(len(batch.indices)) or batch.pictures)
+    Trials(trained(), pictures(), "onnx", "uint8", tmp_path, lambda _: None)
+    assert set(sizes) == {3, 1}
+    assert sum(sizes) == 64
+
+
 def test_the_choice_of_pictures() -> None:
     labels = np.repeat(np.arange(3), [900, 300, 60])
     pool = Arrays(np.zeros((1260, 1, 1, 3), np.uint8), (("x", 1260),))

@@ -34,6 +34,9 @@ SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}  # what int8 is written for
 CALIBRATION = 512  # training pictures that set the ranges
 SOUNDING = 256  # others of them, on which the error of each layer is measured
 BATCH = 32
+# In a batch that is calibrated on: all responses of all layers are in memory together, 0.2 GB a picture of 224 x 224 in
+# ResNet-50, whatever the number of batches.
+PIXELS = 4 * 224 * 224
 SEED = 0
 MOST_LEFT = 4  # a quarter of the layers
 NAMED = 8  # layers in a sentence before the rest is a count
@@ -206,7 +209,8 @@ class Trials:
         self.graph.write_bytes(onnx_bytes(model, input))
         self.layers = qdq.layers(self.graph)
         say(f"calibrating on {count(len(self.calibrating), 'training picture', 'training pictures')}")
-        self.ranges = qdq.ranges(self.graph, map(self.given, self.batches(self.calibrating)), working)
+        batch = max(1, min(BATCH, PIXELS // model.preprocess.size**2))
+        self.ranges = qdq.ranges(self.graph, map(self.given, self.batches(self.calibrating, batch)), working)
         self.shares: dict[str, float] = {}
 
     def choices(self) -> Iterator[tuple[str, ...]]:
@@ -264,9 +268,9 @@ class Trials:
         parts = [engine(batch.pictures).argmax(1) == batch.labels for batch in self.batches(indices)]
         return np.concatenate(parts)
 
-    def batches(self, indices: Indices) -> Iterator[Batch]:
+    def batches(self, indices: Indices, size: int = BATCH) -> Iterator[Batch]:
         """The pictures, a batch at a time. Raises UserError for those that cannot be read: both sides see all."""
-        for batch in evaluation_batches(self.reader, indices, batch=BATCH):
+        for batch in evaluation_batches(self.reader, indices, batch=size):
             if batch.bad:
                 raise UserError(name_bad(self.data, batch.bad, "give other pictures"))
             yield batch

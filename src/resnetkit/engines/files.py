@@ -82,7 +82,7 @@ def metadata_of(path: Path) -> dict[str, Any]:
     try:
         text = READERS[path.suffix](path, mapped(path))
         meta = None if text is None else json.loads(text)
-    except (ValueError, KeyError, struct.error, IndexError, ElementTree.ParseError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise UserError(f"{path}: {WHAT[path.suffix]} is expected, and this is none, or damaged ({error})") from None
     if path.suffix == ".safetensors":
         about_of(meta, str(path))
@@ -215,6 +215,11 @@ def members_digest(path: Path | IO[bytes]) -> str:
 
 
 PT2_MEMBER = f"{KEY}.json"
+# What readers run into where a file is damaged, or was made to trip them.
+DAMAGE = (
+    *(ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError, MemoryError),
+    *(struct.error, ElementTree.ParseError, zipfile.BadZipFile),
+)
 READERS: dict[str, Callable[[Path, Bytes], str | None]] = {
     ".safetensors": safetensors_text,
     ".onnx": onnx_text,

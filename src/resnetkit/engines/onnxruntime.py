@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from resnetkit.engines.engine import Engine, Logits, Pixels, need
+from resnetkit.engines.engine import Engine, Logits, Pixels, last_line, need
 from resnetkit.engines.files import Source
 from resnetkit.errors import UserError
 
@@ -26,7 +26,7 @@ def load(file: Source, threads: int, ready: Path | None = None) -> Engine:
     try:
         session = onnxruntime.InferenceSession(str(ready or file.path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its classes of errors have no common one of their own
-        raise UserError(f"{file.path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{file.path}: ONNX Runtime cannot load it ({last_line(error)})") from None
     (given,), preprocess = session.get_inputs(), file.about.preprocess
 
     def run(pictures: Pixels) -> Logits:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from resnetkit.engines.engine import Engine, Logits, Pixels, need, silent
+from resnetkit.engines.engine import Engine, Logits, Pixels, last_line, need, silent
 from resnetkit.engines.files import Source
 from resnetkit.errors import UserError
 
@@ -59,9 +59,3 @@ def imported() -> Any:
     else:
         import openvino
     return openvino
-
-
-def last_line(error: Exception) -> str:
-    """OpenVINO's messages begin with places in its source."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

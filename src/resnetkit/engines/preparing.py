@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnetkit.engines import cache
-from resnetkit.engines.engine import version
+from resnetkit.engines.engine import last_line, version
 from resnetkit.engines.files import Input, Source
 from resnetkit.engines.starting import module_of
 from resnetkit.errors import UserError
@@ -39,7 +39,13 @@ def prepared(source: Source, name: str, place: Path, say: Say = None) -> Path | 
     if say is not None:
         say(f"{source.path}: preparing it for {name}, once on this machine")
     with apart(place) as working:
-        module_of(name).prepare(graph_of(source, place), working / files[0].name)
+        try:
+            module_of(name).prepare(graph_of(source, place), working / files[0].name)
+        except (UserError, OSError):
+            raise
+        except Exception as error:  # engines have classes of their own, or RuntimeError
+            line = last_line(error)
+            raise UserError(f"{source.path}: {name} cannot load it ({line}); take another engine") from None
         for file in reversed(files):  # the weights before what names them
             (working / file.name).replace(file)
     cache.remember(place, name, about | {"sha256": digest_of(files)})
