@@ -119,17 +119,20 @@ def export_for_engine(
     target = free_target(out, to)
     opened = model if isinstance(model, ModelFile) else open_model(model)
     shown, whose = proof_pictures(opened, pictures)
-    with apart(target.parent) as working:
-        made = working / target.name
-        proof: Proof | Gate
-        if int8 is None:
-            written = write(opened, to, made, input)
-            proof = prove(opened, files.read(made), shown, whose)
-        else:
-            data = int8 if isinstance(int8, Data) else as_trained(model, int8)
-            written, proof = quantised(opened, data, to=to, made=made, input=input, max_drop=max_drop, say=say)
-            check_batches(opened, files.read(made), shown)
-        place_all(written, target)
+    try:
+        with apart(target.parent) as working:
+            made = working / target.name
+            proof: Proof | Gate
+            if int8 is None:
+                written = write(opened, to, made, input)
+                proof = prove(opened, files.read(made), shown, whose)
+            else:
+                data = int8 if isinstance(int8, Data) else as_trained(model, int8)
+                written, proof = quantised(opened, data, to=to, made=made, input=input, max_drop=max_drop, say=say)
+                check_batches(opened, files.read(made), shown)
+            place_all(written, target)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another place or make room") from None
     return EngineFile(tuple(str(target.with_suffix(file.suffix)) for file in reversed(written)), proof)
 
 
