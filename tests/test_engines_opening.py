@@ -160,6 +160,9 @@ def test_auto_is_asked_once_for_a_batch_and_threads(
     monkeypatch.setattr(cache, "processor", lambda: "another one")
     open_engine(model, batch=16, threads=1)
     assert len(races) == 4
+    monkeypatch.setattr(opening, "installation", lambda name: f"another {name}")
+    open_engine(model, batch=16, threads=1)
+    assert len(races) == 5
 
 
 @pytest.mark.race
@@ -182,7 +185,7 @@ def test_an_engine_that_cannot_have_the_network_does_not_race(
 
 @pytest.mark.race
 def test_with_one_engine_nothing_is_timed(exported: Path, races: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "version", lambda name: "1" if name == "onnx" else None)
+    monkeypatch.setattr(opening, "installation", lambda name: "1" if name == "onnx" else None)
     assert open_engine(exported, threads=1).why == "no other is installed"
     assert races == []
 
@@ -213,7 +216,7 @@ def test_an_engine_that_is_none_or_not_for_this_file(engine: str, message: str, 
 
 
 def test_an_engine_that_is_not_installed(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnetkit.engines.engine.version", lambda _: None)
+    monkeypatch.setattr("resnetkit.engines.engine.installation", lambda _: None)
     with pytest.raises(UserError, match=r"engine mnn: MNN is not installed; run: pip install 'resnetkit\[mnn\]'"):
         open_engine(exported, "mnn")
 

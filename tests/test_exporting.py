@@ -119,7 +119,7 @@ def test_where_nothing_can_be_written(to: str, out: str, message: str, tmp_path:
 
 
 def test_an_engine_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnetkit.engines.engine.version", lambda _: None)
+    monkeypatch.setattr("resnetkit.engines.engine.installation", lambda _: None)
     with pytest.raises(UserError, match=r"openvino is not installed; run: pip install 'resnetkit\[openvino\]'"):
         export(MODEL, "openvino", tmp_path / "m.xml")
 

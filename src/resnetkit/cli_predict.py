@@ -81,14 +81,14 @@ def predict(
     with ending_in_order(), table_of(model, out, top, append) as table:
         wanted = Wanted(table)
         sources = [None if names is None else wanted(names) for names in planned(paths)]
-        opened = prediction.start(model, engine, note if is_terminal(stderr=True) or not as_json else None)
+        total = None if None in sources else wanted.asked
+        opened = prediction.start(model, engine, note if is_terminal(stderr=True) or not as_json else None, total)
         looked = prediction.in_words(opened)
         if not as_json:
             note(looked)
         if table is not None:
             table.note = looked
         found = prediction.answers(opened, batches(sources, wanted), top, min_probability, where)
-        total = None if None in sources else wanted.asked
         failed = shown_all(found, table, as_json, total)
     if out is not None and not as_json:
         rows = counted(wanted.asked, "row") + (" more" if append else "")

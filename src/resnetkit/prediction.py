@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Model = str | os.PathLike[str] | ModelFile
 
 BATCH = 16  # pictures that the engine sees at a time, at most
+FEW = 4  # below that the engine is wanted that is fastest for a single picture
 
 Say = Callable[[str], None]
 
@@ -143,8 +144,9 @@ def predict(
     """
     check(top, min_probability)
     where = place_of(model)
-    batches = in_batches(names_of(paths))
-    found = answers(start(model, engine, say), batches, top, min_probability, where)
+    names = names_of(paths)
+    opened = start(model, engine, say, len(names) if isinstance(names, list) else None)
+    found = answers(opened, in_batches(names), top, min_probability, where)
     return (answer for batch in found for answer in batch)
 
 
@@ -163,10 +165,11 @@ def place_of(model: Model) -> str:
     return os.fspath(model)
 
 
-def start(model: Model, engine: str = "auto", say: Say | None = None) -> Opened:
-    """The model in an engine. Raises UserError."""
+def start(model: Model, engine: str = "auto", say: Say | None = None, pictures: int | None = None) -> Opened:
+    """The model in an engine; `auto` takes the one for so many pictures, or for many. Raises UserError."""
     if isinstance(model, str | os.PathLike):
-        return open_engine(Path(model), engine, batch=BATCH, say=say)
+        batch = 1 if pictures is not None and pictures < FEW else BATCH
+        return open_engine(Path(model), engine, batch=batch, say=say)
     if engine not in ("auto", "torch"):
         raise UserError(f"engine {engine}: runs files, and this model is in memory; save it first (weights.save_model)")
     from resnetkit.engines import torch

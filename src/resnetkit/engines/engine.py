@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from importlib import metadata
+from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +16,8 @@ from resnetkit.errors import UserError
 Pixels = NDArray[np.uint8]
 Logits = NDArray[np.float32]
 
-# Name: the distribution that it needs, and the extra of ours that brings it. In the order in which they are tried.
+# Name: the library that it needs, as it is imported and installed, and the extra of ours that brings it. In the
+# order in which they are tried.
 ENGINES = {
     "onnx": ("onnxruntime", "onnx"),
     "openvino": ("openvino", "openvino"),
@@ -33,15 +34,26 @@ class Engine(Protocol):
 
 def version(name: str) -> str | None:
     """Of the library behind an engine; None where it is not installed."""
+    from importlib import metadata  # takes longer than everything else that an engine needs to be chosen
+
     try:
         return metadata.version(ENGINES[name][0])
     except metadata.PackageNotFoundError:
         return None
 
 
+def installation(name: str) -> str | None:
+    """What another version of the library behind an engine does not have; None where it is not installed."""
+    found = find_spec(ENGINES[name][0])
+    if found is None or found.origin is None:
+        return None
+    about = os.stat(found.origin)  # noqa: PTH116 - of a path that came as a string
+    return f"{found.origin} {about.st_size} {about.st_mtime_ns}"
+
+
 def need(name: str) -> None:
     """Raise UserError where the library behind an engine is not installed."""
-    if version(name) is None:
+    if installation(name) is None:
         library, extra = ENGINES[name]
         raise UserError(f"engine {name}: {library} is not installed; run: pip install 'resnetkit[{extra}]'")
 

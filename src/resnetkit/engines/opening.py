@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from resnetkit.about import About, model_path
 from resnetkit.data.loader import default_threads
 from resnetkit.engines import cache, files
-from resnetkit.engines.engine import ENGINES, Engine, need, version
+from resnetkit.engines.engine import ENGINES, Engine, installation, need
 from resnetkit.engines.files import Source
 from resnetkit.engines.preparing import forget, is_intact, place_of, prepared
 from resnetkit.engines.starting import engines_for, module_of, start
@@ -113,7 +113,7 @@ def has_gpu() -> bool:
 
 def choose(source: Source, batch: int, threads: int, place: Path, lasting: bool, say: Say) -> tuple[str, str]:
     """The name of the fastest engine, and why it is that one: remembered, or found out in a race."""
-    names = [name for name in engines_for(source) if version(name) is not None]
+    names = [name for name in engines_for(source) if installation(name) is not None]
     if not names:
         need(engines_for(source)[0])
     if "torch" in names and has_gpu() and device() == "cuda":
@@ -121,7 +121,7 @@ def choose(source: Source, batch: int, threads: int, place: Path, lasting: bool,
     if len(names) == 1:
         others = len(engines_for(source)) - 1
         return names[0], "no other is installed" if others else f"the engine of {source.path.suffix} files"
-    conditions = {"versions": {name: version(name) for name in names}, "processor": cache.processor()}
+    conditions = {"engines": {name: installation(name) for name in names}, "processor": cache.processor()}
     key = f"choice-{batch}-{threads}"
     known = cache.recall(place, key)
     if known is not None and known.items() >= conditions.items() and known.get("engine") in names:

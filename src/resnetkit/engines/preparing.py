@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnetkit.engines import cache
-from resnetkit.engines.engine import last_line, version
+from resnetkit.engines.engine import installation, last_line
 from resnetkit.engines.files import Input, Source
 from resnetkit.engines.starting import module_of
 from resnetkit.errors import UserError
@@ -32,7 +32,7 @@ def prepared(source: Source, name: str, place: Path, say: Say = None) -> Path | 
     """
     if name == "torch" or source.path.suffix == module_of(name).SUFFIX != ".onnx":
         return None
-    files, about = files_of(name, place), {"version": version(name), "processor": cache.processor()}
+    files, about = files_of(name, place), {"engine": installation(name), "processor": cache.processor()}
     known = cache.recall(place, name)
     if known is not None and known.items() >= about.items() and all(file.exists() for file in files):
         return files[0]
