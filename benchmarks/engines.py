@@ -3,8 +3,8 @@
     python benchmarks/engines.py [--networks resnet18,resnet34,resnet50,resnet152] [--out results/engines.json]
 
 Random weights, 224x224, all cores. For each network and batch size every lane takes a turn in every round, in rotating
-order, each in a process of its own; a turn is some runs, of which the median counts, after one that does not. The
-ratios are made within a round; the figure is their median, with the lowest and the highest.
+order, each in a process of its own; a turn is some runs, of which the median counts, or a single long one. The ratios
+are made within a round; the figure is their median, with the lowest and the highest.
 
 auto         what `resnet predict` would run: the winner of its own short race, made before anything here is timed
 int8         the same in int8: 7-bit weights, every layer, the faster of ONNX Runtime and OpenVINO by the same race
@@ -44,7 +44,7 @@ from resnetkit.weights import ModelFile, open_model, save_model
 
 NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet152")
 BATCHES = (1, 16)
-ROUNDS = 7
+ROUNDS = 5
 TURN = 0.4  # seconds, of one run at least
 REST = 0.05  # between turns: threads of the last one may spin a while longer
 PEERS = (sys.executable, str(Path(__file__).with_name("peers.py")))
@@ -97,14 +97,15 @@ class Lanes:
                     worker.load(engine, path, prepared(source, engine, place), self.threads, 120)
 
     def turn(self, lane: str, batch: int, times: int) -> float:
-        """Median seconds of some runs."""
+        """Median seconds of some runs; before short ones, one that does not count wakes the threads."""
         worker = self.workers[self.ours.get((lane, batch), lane)]
-        return statistics.median(worker.ask({"run": batch, "times": times + 1})["seconds"][1:])
+        seconds = worker.ask({"run": batch, "times": times + (times > 1)})["seconds"]
+        return statistics.median(seconds[-times:])
 
     def rounds(self, batch: int) -> list[dict[str, float]]:
         """Seconds of a batch of each lane, and GFLOP/s of a matrix product, round by round."""
         names = ["auto", "int8", *(peer for peer in self.workers if not peer.startswith(("auto ", "int8 ")))]
-        times = {name: max(1, int(TURN / self.turn(name, batch, 1))) for name in names}
+        times = {name: max(1, int(TURN / self.turn(name, batch, 2))) for name in names}
         rows = []
         for number in range(ROUNDS):
             row = {"sgemm": sgemm_gflops()}

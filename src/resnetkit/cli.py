@@ -17,15 +17,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from resnetkit import shell
-from resnetkit.cli_bench import bench
-from resnetkit.cli_calibrate import calibrate
-from resnetkit.cli_compare import bn, compare
-from resnetkit.cli_evaluate import evaluate
-from resnetkit.cli_export import export
-from resnetkit.cli_paper import paper
-from resnetkit.cli_predict import predict
-from resnetkit.cli_recipe import asked, recipe
-from resnetkit.cli_weights import import_
 from resnetkit.errors import UserError
 from resnetkit.shell import Commands, complain, device, emit, json_option
 from resnetkit.version import __version__
@@ -89,6 +80,8 @@ def train(
     Writes a run folder with the model, its score and a report. Ctrl-C stops it after the current step; resnet resume
     goes on from there.
     """
+    from resnetkit.cli_recipe import asked
+
     chosen = asked(recipe, model, epochs, settings, weights)
     from resnetkit.training import training
 
@@ -130,10 +123,10 @@ def resume(run: str, as_json: bool) -> int:
     return watch(resuming(run), as_json)
 
 
-root.add_command(evaluate)
-root.add_command(compare)
-root.add_command(calibrate)
-root.add_command(predict)
+root.promise("cli_evaluate", "evaluate")
+root.promise("cli_compare", "compare")
+root.promise("cli_calibrate", "calibrate")
+root.promise("cli_predict", "predict")
 
 
 @root.command(
@@ -224,9 +217,9 @@ def model(model: str, size: int | None, as_json: bool, **choices: Any) -> None:
         show_model(screen(), counted, file)
 
 
-root.add_command(recipe)
-root.add_command(paper)
-root.add_command(import_)
-root.add_command(export)
-root.add_command(bench)
-root.add_command(bn)
+root.promise("cli_recipe", "recipe")
+root.promise("cli_paper", "paper")
+root.promise("cli_weights", "import_")
+root.promise("cli_export", "export")
+root.promise("cli_bench", "bench")
+root.promise("cli_compare", "bn")

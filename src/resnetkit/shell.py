@@ -7,7 +7,8 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import click
@@ -25,8 +26,46 @@ SYSTEM = {  # what a system may refuse that is not a fault of ours
 WRONG_INPUT, INTERRUPTED, NO_READER = 2, 130, 1  # exit codes; SIGINT is signal 2
 
 
+class Later(MutableMapping[str, click.Command]):
+    """Commands by name; those that are promised are imported when they are asked for, each alone."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, click.Command | tuple[str, str]] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        found = self.found[name]
+        if isinstance(found, tuple):
+            module, attribute = found
+            found = self.found[name] = getattr(import_module(module), attribute)
+        return found
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self.found[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self.found[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+
 class Commands(click.Group):
     """Commands in the order in which they are written; for an unknown one the nearest is named."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.commands: Later = Later()
+
+    def promise(self, module: str, *names: str) -> None:
+        """Commands that the functions of these names in a module of ours are; `import_` is the command import."""
+        for name in names:
+            self.commands.found[name.rstrip("_")] = (f"resnetkit.{module}", name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self.commands)

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from resnetkit.data.pictures import Data, Indices, Pixels, name_bad
 from resnetkit.data.transforms import DRAWS, Preprocess, augmented
 from resnetkit.errors import BadPicture, UserError
-from resnetkit.recipe import Augment
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from resnetkit.recipe import Augment
 
 CHUNK = 32  # pictures per task: long enough that handing it to a thread costs nothing, short enough to balance
 AHEAD = 3  # batches in the making while one is used

@@ -28,11 +28,12 @@ from PIL import Image, ImageEnhance
 from resnetkit.data.decode import Pixels, decode, luma
 from resnetkit.data.resizing import FILTERS, Filter, resized, with_pillow
 from resnetkit.errors import UserError, nearest
-from resnetkit.recipe import Augment
 
-if TYPE_CHECKING:  # an exported model answers without torch
+if TYPE_CHECKING:  # an exported model answers without them
     import torch
     from torch import Tensor
+
+    from resnetkit.recipe import Augment
 
 # Slots of `augmented`'s draws. Each has one meaning, so switching one augmentation off leaves the others as they are.
 FLIP = 0  # mirrored below 0.5

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -61,6 +60,8 @@ def touch(place: Path) -> None:
 
 def prune(keep: Path, limit: int = LIMIT) -> None:
     """Take away the models not used for longest until all fit into `limit` bytes; never `keep`."""
+    import shutil
+
     with contextlib.suppress(OSError):
         others = [place for place in keep.parent.iterdir() if place.is_dir() and place != keep]
         sizes = {place: size_of(place) for place in [*others, keep] if place.is_dir()}

@@ -16,12 +16,10 @@ import json
 import mmap
 import os
 import struct
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
-from xml.etree import ElementTree
 
 from resnetkit.about import About, about_of
 from resnetkit.errors import UserError
@@ -166,8 +164,13 @@ def varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def openvino_text(_: Path, data: Bytes) -> str | None:
-    """Raises ParseError for what is no XML."""
-    found = ElementTree.fromstring(bytes(data)).find(f"rt_info/{KEY}/about")
+    """Raises ValueError for what is no XML."""
+    from xml.etree import ElementTree
+
+    try:
+        found = ElementTree.fromstring(bytes(data)).find(f"rt_info/{KEY}/about")
+    except ElementTree.ParseError as error:
+        raise ValueError(str(error)) from None
     return None if found is None else found.get("value")
 
 
@@ -185,20 +188,24 @@ def mnn_text(_: Path, data: Bytes) -> str | None:
 
 
 def pt2_text(path: Path, _: Bytes) -> str | None:
-    """Raises BadZipFile for what is no archive, or compressed, which torch's are not."""
+    """Raises ValueError for what is no archive, or compressed, which torch's are not."""
+    import zipfile
+
     try:
         with zipfile.ZipFile(path) as archive:
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-                raise zipfile.BadZipFile("it has compressed members")
+                raise ValueError("it has compressed members")
             members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
             about = members.get(f"extra/{PT2_MEMBER}")
             return None if about is None else archive.read(about).decode()
-    except (ArithmeticError, EOFError, OSError, RuntimeError) as error:  # of an archive whose headers are damaged
-        raise zipfile.BadZipFile(str(error)) from None
+    except (ArithmeticError, EOFError, OSError, RuntimeError, zipfile.BadZipFile) as error:  # of damaged headers
+        raise ValueError(str(error)) from None
 
 
 def members_digest(path: Path | IO[bytes]) -> str:
     """SHA-256 of the names and bytes of an archive's members; of ours without the digest. Raises UserError."""
+    import zipfile
+
     about: Any = None
     rows = []
     try:
@@ -218,7 +225,7 @@ PT2_MEMBER = f"{KEY}.json"
 # What readers run into where a file is damaged, or was made to trip them.
 DAMAGE = (
     *(ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError, MemoryError),
-    *(struct.error, ElementTree.ParseError, zipfile.BadZipFile),
+    struct.error,
 )
 READERS: dict[str, Callable[[Path, Bytes], str | None]] = {
     ".safetensors": safetensors_text,

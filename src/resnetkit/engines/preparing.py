@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,6 +104,9 @@ def digest_of(files: list[Path]) -> str:
 @contextlib.contextmanager
 def apart(place: Path) -> Iterator[Path]:
     """A folder inside `place`, so on its disk, for files that are not whole yet. Two processes have two of them."""
+    import shutil
+    import tempfile
+
     working = Path(tempfile.mkdtemp(prefix=".", dir=place))
     try:
         yield working
@@ -126,5 +127,7 @@ def place_of(source: Source) -> Iterator[tuple[Path, bool]]:
         yield place, True
         (place / GRAPH).unlink(missing_ok=True)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
         yield Path(folder), False
