@@ -56,6 +56,22 @@ def engines_int8() -> str:
     return "\n".join(rows)
 
 
+def int8_accuracy() -> str:
+    """Table: what int8 costs on trained networks, by engine."""
+    found = result("int8")["accuracy"]
+    rows = [
+        "| network, pictures | engine | n | right in fp32 | in int8 | lost, won | drop, points (95 % interval) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, sides in found.items():
+        for engine, row in sides.items() if name not in ("revision", "machine", "versions") else ():
+            low, high = row["drop_interval"]
+            drop = f"{row['drop'] + 0:.2f} ({low:.2f} to {high:.2f})"
+            counts = f"{row['n']:,} | {row['fp32_correct']:,} | {row['int8_correct']:,} | {row['lost']}, {row['won']}"
+            rows.append(f"| {name} | {engine} | {counts} | {drop} |")
+    return "\n".join(rows)
+
+
 def coldstart() -> str:
     """Table: seconds until the first answer."""
     found = result("coldstart")
@@ -93,9 +109,26 @@ def memory() -> str:
     return "\n".join(rows)
 
 
+def speed_summary() -> str:
+    """Table: what a newcomer wants to know."""
+    engines, start, path = result("engines"), result("coldstart"), result("wholepath")
+    rows = ["| on two cores, side by side | ratio (lowest to highest) |", "|---|---|"]
+    for row in engines["results"]:
+        if row["network"] in ("resnet18", "resnet50") and row["batch"] == 1:
+            what = f"{row['network']}, one picture at a time, against timm's eager"
+            rows.append(f"| {what}: fp32 | {times(row['auto_to']['timm eager'])} |")
+            rows.append(f"| {what}: int8 | {times(row['int8_to']['timm eager'])} |")
+    rows.append(f"| from nothing to the first answer, ResNet-50, against a timm script | {times(start['ratio'])} |")
+    whole = times(path["results"]["resnet50"]["to_limit"])
+    rows.append(f"| {path['pictures']} JPEGs through ResNet-50, against the bare engine | {whole} |")
+    return "\n".join(rows)
+
+
 TABLES = {
+    "speed_summary": speed_summary,
     "engines_fp32": engines_fp32,
     "engines_int8": engines_int8,
+    "int8_accuracy": int8_accuracy,
     "coldstart": coldstart,
     "wholepath": wholepath,
     "memory": memory,

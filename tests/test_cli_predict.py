@@ -22,7 +22,6 @@ from resnetkit.cli_predict import listed, progress, progress_line
 from resnetkit.prediction import Prediction
 from resnetkit.weights import save_model
 
-
 Run = Callable[..., tuple[int, str, str]]
 START = prediction.start
 

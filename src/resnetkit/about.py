@@ -61,7 +61,7 @@ class About:
         try:
             preprocess = Preprocess.from_dict(tables.pop("preprocess"))
             temperature_of(tables["calibration"])
-        except UserError as error:
+        except (UserError, OverflowError) as error:  # JSON has whole numbers that no float holds
             raise UserError(f"{where}: its metadata cannot be used: {error}") from None
         return cls(classes=tuple(classes), preprocess=preprocess, **tables)
 

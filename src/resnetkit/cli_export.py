@@ -84,4 +84,4 @@ def export(
     for file in done.files:
         say(screen(), file)
     for note in done.notes:
-        say(screen(), note)
+        say(screen(), f"note: {note}" if to in PEERS else note)

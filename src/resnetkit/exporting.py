@@ -88,6 +88,8 @@ def export(model: str | Path | ModelFile, to: str, out: str | Path, **options: A
     """
     if to in SUFFIXES:
         return export_for_engine(model, to, out, **options)
+    if to in PEERS and (given := [name for name in ("input", "pictures", "int8") if options.get(name)]):
+        raise UserError(f"{given[0]}: is for engines ({', '.join(SUFFIXES)}), and to is {to!r}; leave it out")
     if to not in PEERS:
         raise UserError(f"to={to!r}: choose from {', '.join([*SUFFIXES, *PEERS])}{nearest(to, [*SUFFIXES, *PEERS])}")
     return peers.export(model, to, out)
@@ -99,7 +101,7 @@ def export_for_engine(
     out: str | Path,
     *,
     input: Input = "uint8",
-    pictures: Iterable[str | Path] = (),
+    pictures: str | Path | Iterable[str | Path] = (),
     int8: str | Path | Data | None = None,
     max_drop: float = 0.3,
     say: Callable[[str], None] | None = None,
@@ -161,12 +163,15 @@ def place_all(written: list[Path], target: Path) -> None:
     sync_folder(target.parent)
 
 
-def proof_pictures(model: ModelFile, paths: Iterable[str | Path]) -> tuple[Pixels, str]:
+def proof_pictures(model: ModelFile, paths: str | Path | Iterable[str | Path]) -> tuple[Pixels, str]:
     """What a file is proved on: the user's pictures as the network sees them, or the built-in ones."""
     preprocess = model.preprocess
     found: list[str] = []
-    for path in [os.fspath(given) for given in paths]:
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    for path in map(os.fspath, given):
         found += find_pictures(Path(path)) if os.path.isdir(path) else [path]  # noqa: PTH112 - names of any bytes
+    if given and not found:
+        raise UserError(f"{', '.join(map(str, given))}: holds no pictures; take another folder, or leave it out")
     if not found:
         return sample_pictures(2 * max(BATCHES), preprocess.size, preprocess.channels), "built in"
     return np.stack([fitted(preprocess, path) for path in found[:MOST]]), "yours"
@@ -202,7 +207,8 @@ def prove(model: ModelFile, source: Source, pictures: Pixels, whose: str) -> Pro
 
 def check_about(model: ModelFile, source: Source) -> None:
     """Raise UserError where a file says something else of itself than its model."""
-    if source.about.to_meta() != json.loads(json.dumps(model.about.to_meta())):
+    ours, its = (json.dumps(about.to_meta(), sort_keys=True) for about in (model.about, source.about))
+    if ours != its:  # as texts, because a score that is no number is not equal to itself
         raise UserError(f"{source.path.name}: its metadata are not the model's; nothing was written")
 
 

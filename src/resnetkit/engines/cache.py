@@ -47,7 +47,7 @@ def recall(place: Path, key: str) -> dict[str, Any] | None:
     """What was kept under a key, if anything that can be read."""
     try:
         value = json.loads((place / f"{key}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -74,7 +74,7 @@ def prune(keep: Path, limit: int = LIMIT) -> None:
 
 
 def size_of(place: Path) -> int:
-    return sum(path.stat().st_size for path in place.iterdir())
+    return sum(path.stat().st_size for path in place.rglob("*"))
 
 
 def digest_of(path: Path) -> str:

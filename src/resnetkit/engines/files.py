@@ -15,8 +15,9 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -49,6 +50,21 @@ class Source:
     precision: str
     digest: str
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one picture, as the file takes it."""
+        side, channels = self.about.preprocess.size, self.about.preprocess.channels
+        return (side, side, channels) if self.input == "uint8" else (channels, side, side)
+
+    def check_input(self, shape: Sequence[Any]) -> None:
+        """Raise UserError where the file's network takes something else than its metadata say; engines differ in what
+        they do then, and MNN reads beyond the array."""
+        if tuple(shape[1:]) != self.shape:
+            raise UserError(
+                f"{self.path}: its network takes pictures of {tuple(shape[1:])}, and its metadata say {self.shape}; "
+                "export it again"
+            )
+
 
 def metadata(about: About, export: dict[str, Any], **more: Any) -> str:
     """The JSON text to put into a file that `sealing.seal` seals afterwards; `export` has `input` and `precision`."""
@@ -72,24 +88,28 @@ def peek(path: Path) -> Source:
     if not isinstance(export, dict) or export.get("input") not in INPUTS or export.get("precision") not in PRECISIONS:
         raise UserError(f"{path}: its metadata have no usable 'export'; export it again")
     given: Input = export["input"]
-    return Source(path, about, given, export["precision"], str(meta.get("sha256", "")))
+    digest = str(meta.get("sha256", ""))
+    if not re.fullmatch("[0-9a-f]{64}", digest):  # it names a folder in the cache before anybody has looked at it
+        raise damaged(path)
+    return Source(path, about, given, export["precision"], digest)
 
 
 def metadata_of(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises UserError where there is none."""
     try:
         text = READERS[path.suffix](path, mapped(path))
-        meta = None if text is None else json.loads(text)
+        found = None if text is None else json.loads(text)
     except DAMAGE as error:
         raise UserError(f"{path}: {WHAT[path.suffix]} is expected, and this is none, or damaged ({error})") from None
+    meta: dict[str, Any] | None = found if isinstance(found, dict) else None
     if path.suffix == ".safetensors":
         about_of(meta, str(path))
-    elif not isinstance(meta, dict) or meta.get("kind") != "model":
+    elif meta is None or meta.get("kind") != "model":
         raise UserError(
             f"{path}: not exported by resnetkit: it says nothing of classes and preprocessing; make one with: "
             f"resnet export MODEL --to {TO[path.suffix]} --out {path}"
         )
-    assert isinstance(meta, dict)
+    assert meta is not None
     return meta
 
 
@@ -101,9 +121,13 @@ def verify(source: Source) -> None:
     if good and path.suffix == ".xml":
         good = hashlib.sha256(mapped(path.with_suffix(".bin"))).hexdigest() == metadata_of(path).get("bin")
     if not good:
-        raise UserError(
-            f"{path}: damaged: its SHA-256 is not the one it was written with; restore it from a copy or export it anew"
-        )
+        raise damaged(path)
+
+
+def damaged(path: Path) -> UserError:
+    return UserError(
+        f"{path}: damaged: its SHA-256 is not the one it was written with; restore it from a copy or export it anew"
+    )
 
 
 def mapped(path: Path) -> Bytes:

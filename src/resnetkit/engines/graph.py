@@ -32,7 +32,7 @@ Array = NDArray[Any]
 
 
 def onnx_graph(network: ResNet, preprocess: Preprocess, input: Input = "uint8") -> onnx.ModelProto:
-    """The network in evaluation mode. Its class names and the like are not in it; see `engines.sealed`."""
+    """The network in evaluation mode. Its class names and the like are not in it; see `engines.writing`."""
     network = network.eval()
     writer = Writer(network, preprocess, input)
     for node in fx.symbolic_trace(network).graph.nodes:

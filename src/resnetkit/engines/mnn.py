@@ -32,6 +32,7 @@ def load(file: Source, threads: int, ready: Path | None = None) -> Engine:
             given = interpreter.getSessionInput(session)
         except Exception as error:
             raise UserError(f"{file.path}: MNN cannot load it ({error})") from None
+    file.check_input(given.getShape())
     preprocess, last = file.about.preprocess, 0
     side, channels = preprocess.size, preprocess.channels
 
@@ -63,8 +64,9 @@ def prepare(file: Source, target: Path, text: str = "") -> None:
     """
     need(NAME)
     arguments = ["-f", "ONNX", "--modelFile", os.fspath(file.path), "--MNNModel", os.fspath(target)]
-    command = [sys.executable, "-c", CONVERT, *arguments]
-    done = subprocess.run(command, input=text or "none", text=True, capture_output=True, check=False)
+    # -P: what lies in the folder where somebody types the command is no module of MNN's.
+    command = [sys.executable, "-P", "-c", CONVERT, *arguments]
+    done = subprocess.run(command, input=(text or "none").encode(), capture_output=True, check=False)
     if done.returncode or not target.exists():
         with contextlib.suppress(FileNotFoundError):
             target.unlink()

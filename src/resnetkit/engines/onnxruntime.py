@@ -24,10 +24,11 @@ def load(file: Source, threads: int, ready: Path | None = None) -> Engine:
     if ready is not None:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(str(ready or file.path), options, providers=["CPUExecutionProvider"])
+        session = session_of(ready or file.path, options)
     except Exception as error:  # its classes of errors have no common one of their own
         raise UserError(f"{file.path}: ONNX Runtime cannot load it ({last_line(error)})") from None
-    (given,), preprocess = session.get_inputs(), file.about.preprocess
+    given, preprocess = session.get_inputs()[0], file.about.preprocess
+    file.check_input(given.shape)
 
     def run(pictures: Pixels) -> Logits:
         x: Any = pictures if file.input == "uint8" else preprocess.normalise_array(pictures)
@@ -44,6 +45,11 @@ def session_options(threads: int) -> Any:
     return options
 
 
+def session_of(path: Path, options: Any) -> Any:
+    """Without what it falls back on after an error: the same once more, and a banner on standard output."""
+    return imported().InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+
+
 def prepare(file: Source, target: Path) -> None:
     """Write the file as ONNX Runtime has optimised it for this machine's processor; of no use on another.
 
@@ -54,7 +60,7 @@ def prepare(file: Source, target: Path) -> None:
     options.optimized_model_filepath = str(target)
     for key, value in (("file_name", target.with_suffix(BESIDE).name), ("min_size_in_bytes", "1024")):
         options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
-    imported().InferenceSession(str(file.path), options, providers=["CPUExecutionProvider"])
+    session_of(file.path, options)
 
 
 def imported() -> Any:

@@ -20,6 +20,8 @@ from resnetkit.errors import UserError
 if TYPE_CHECKING:  # what times engines is needed once for a model
     from resnetkit.engines.race import Entry, Lane
 
+# Loaded only after the file was found whole: MNN ends the process at many a damaged one.
+CAREFUL = ("torch", "mnn")
 SECONDS = 4.0  # that the engines are timed for, once they are loaded
 Say = Callable[[str], None] | None
 
@@ -61,8 +63,9 @@ def open_engine(
     with place_of(source) as (place, lasting), ThreadPoolExecutor(2, thread_name_prefix="verify") as pool:
         whole = pool.submit(files.verify, source)
         name, why = (engine, "asked for") if engine != "auto" else choose(source, batch, threads, place, lasting, say)
-        if name == "torch":
+        if name in CAREFUL:
             whole.result()
+        if name == "torch":
             run = start(name, source, threads, device=device())
         else:
             run = loaded(source, name, threads, place, pool, say)
@@ -76,13 +79,14 @@ def loaded(source: Source, name: str, threads: int, place: Path, pool: Executor,
     if ready is None:
         return start(name, source, threads)
     intact = pool.submit(is_intact, name, place)
-    try:
-        run = start(name, source, threads, ready)
-    except UserError:
+    if name not in CAREFUL or intact.result():
+        try:
+            run = start(name, source, threads, ready)
+        except UserError:
+            if intact.result():
+                raise
         if intact.result():
-            raise
-    if intact.result():
-        return run
+            return run
     forget(name, place)
     return start(name, source, threads, prepared(source, name, place, say))
 
@@ -126,7 +130,7 @@ def choose(source: Source, batch: int, threads: int, place: Path, lasting: bool,
     known = cache.recall(place, key)
     if known is not None and known.items() >= conditions.items() and known.get("engine") in names:
         cache.touch(place)
-        return known["engine"], str(known["why"])
+        return known["engine"], str(known.get("why"))
     if not lasting:
         first = next(name for name in ENGINES if name in names)
         return first, "the cache cannot be written, so nothing was timed"

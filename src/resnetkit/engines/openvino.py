@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from resnetkit.engines.engine import Engine, Logits, Pixels, last_line, need, silent
 from resnetkit.engines.files import Source
 from resnetkit.errors import UserError
@@ -29,11 +31,15 @@ def load(file: Source, threads: int, ready: Path | None = None) -> Engine:
     try:
         with silent():
             compiled = openvino.Core().compile_model(str(ready or file.path), "CPU", options)
-    except RuntimeError as error:
+    except Exception as error:  # RuntimeError, and UnicodeDecodeError where the message quotes a damaged file
         raise UserError(f"{file.path}: OpenVINO cannot load it ({last_line(error)})") from None
+    file.check_input([part.get_length() if part.is_static else None for part in compiled.input(0).partial_shape])
     request, preprocess = compiled.create_infer_request(), file.about.preprocess
+    nothing = np.empty((0, len(file.about.classes)), dtype=np.float32)
 
     def run(pictures: Pixels) -> Logits:
+        if len(pictures) == 0:  # for which it gives the answers before, and gives them again for the next pictures
+            return nothing
         x: Any = pictures if file.input == "uint8" else preprocess.normalise_array(pictures)
         logits: Logits = request.infer(x, share_inputs=True)[0]
         return logits

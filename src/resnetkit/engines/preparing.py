@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +15,11 @@ from resnetkit.engines.engine import installation, last_line
 from resnetkit.engines.files import Input, Source
 from resnetkit.engines.starting import module_of
 from resnetkit.errors import UserError
+from resnetkit.version import __version__
 
 if TYPE_CHECKING:
     from resnetkit.weights import ModelFile
 
-GRAPH = "graph.onnx"  # of a model file, on its way into the engines; taken away when they have it
 Say = Callable[[str], None] | None
 
 
@@ -30,9 +31,11 @@ def prepared(source: Source, name: str, place: Path, say: Say = None) -> Path | 
     """
     if name == "torch" or source.path.suffix == module_of(name).SUFFIX != ".onnx":
         return None
-    files, about = files_of(name, place), {"engine": installation(name), "processor": cache.processor()}
+    files = files_of(name, place)
+    about = {"engine": installation(name), "processor": cache.processor(), "resnetkit": __version__}
     known = cache.recall(place, name)
     if known is not None and known.items() >= about.items() and all(file.exists() for file in files):
+        cache.touch(place)
         return files[0]
     if say is not None:
         say(f"{source.path}: preparing it for {name}, once on this machine")
@@ -47,6 +50,8 @@ def prepared(source: Source, name: str, place: Path, say: Say = None) -> Path | 
         for file in reversed(files):  # the weights before what names them
             (working / file.name).replace(file)
     cache.remember(place, name, about | {"sha256": digest_of(files)})
+    if place == cache.folder(source.digest):
+        cache.prune(place)
     return files[0]
 
 
@@ -68,17 +73,23 @@ def forget(name: str, place: Path) -> None:
         file.unlink(missing_ok=True)
 
 
+def graph_in(place: Path) -> Path:
+    """The ONNX file of a model file, on its way into the engines: this thread's own, as others may take theirs away."""
+    return place / f"graph-{threading.get_native_id()}.onnx"
+
+
 def graph_of(source: Source, place: Path) -> Source:
     """The source as an ONNX file: itself, or made of a model file, in `place`."""
     if source.path.suffix == ".onnx":
         return source
-    graph = place / GRAPH
+    graph = graph_in(place)
     if not graph.exists():
         from resnetkit.weights import open_model
 
         with apart(place) as working:
-            (working / GRAPH).write_bytes(onnx_bytes(open_model(source.path)))
-            (working / GRAPH).replace(graph)
+            made = working / graph.name
+            made.write_bytes(onnx_bytes(open_model(source.path)))
+            made.replace(graph)
     return Source(graph, source.about, "uint8", "fp32", source.digest)
 
 
@@ -124,8 +135,11 @@ def place_of(source: Source) -> Iterator[tuple[Path, bool]]:
     except OSError:
         lasting = False
     if lasting:
-        yield place, True
-        (place / GRAPH).unlink(missing_ok=True)
+        graph_in(place).unlink(missing_ok=True)  # of one that was killed, and had the same number
+        try:
+            yield place, True
+        finally:
+            graph_in(place).unlink(missing_ok=True)
         return
     from tempfile import TemporaryDirectory
 

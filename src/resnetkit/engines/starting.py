@@ -40,7 +40,7 @@ def module_of(name: str) -> Any:
 def start(name: str, source: Source, threads: int, ready: Path | None = None, device: str = "cpu") -> Engine:
     """Load a file into an engine. Raises UserError: no such engine, not installed, or not for this file.
 
-    ready    what the engine prepared of the file (`choosing`); where the file is not of its own kind it needs that
+    ready    what the engine prepared of the file (`preparing`); where the file is not of its own kind it needs that
     device   of torch
     """
     if name == "torch" and source.path.suffix == ".pt2":
