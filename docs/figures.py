@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import speed_figures
+
 from resnetkit.paper import records
 from resnetkit.paper.claims import ITEMS
 from resnetkit.paper.page import state_of, write_page

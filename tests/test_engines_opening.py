@@ -71,7 +71,7 @@ def test_what_is_prepared_is_used_again(
     np.testing.assert_array_equal(answers(path, name, say=told.append), first)
     assert (len(done), len(told)) == (1, 1)
     left = sorted(other.name for other in place_of(path).iterdir())
-    assert not any(other.startswith(".") or other.startswith("graph") for other in left), left
+    assert not any(other.startswith((".", "graph")) for other in left), left
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino", "mnn"])
@@ -163,6 +163,16 @@ def test_auto_is_asked_once_for_a_batch_and_threads(
     monkeypatch.setattr(opening, "installation", lambda name: f"another {name}")
     open_engine(model, batch=16, threads=1)
     assert len(races) == 5
+
+
+@pytest.mark.race
+def test_for_one_answer_the_soonest_engine_is_asked_for_apart(model: Path, races: list[Any]) -> None:
+    assert open_engine(model, batch=1, once=True, threads=1).why == (
+        "soonest here: openvino 0.12, torch 0.2, onnx 0.25, mnn 0.33 s to load and answer"
+    )
+    open_engine(model, batch=1, once=True, threads=1)
+    assert open_engine(model, batch=1, threads=1).why.startswith("fastest here: ")
+    assert [batch for _, batch in races] == [1, 1]
 
 
 @pytest.mark.race

@@ -80,6 +80,12 @@ def test_of_engines_that_no_race_tells_apart_the_smallest_wins() -> None:
     assert fastest([replace(onnx, seconds={8: [1.03]}), mnn, slow], 8) == "mnn"
 
 
+def test_once_counts_the_time_to_load() -> None:
+    slow, quick = replace(lane("openvino", 1.0), load=3.0), replace(lane("onnx", 2.0), load=0.5)
+    assert fastest([slow, quick], 8) == "openvino"
+    assert fastest([slow, quick], 8, once=True) == "onnx"
+
+
 RACE = (("mnn", 1.0, 300), ("onnx", 1.01, 100), ("openvino", 1.03, 50))
 
 

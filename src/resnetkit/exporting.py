@@ -167,11 +167,11 @@ def proof_pictures(model: ModelFile, paths: str | Path | Iterable[str | Path]) -
     """What a file is proved on: the user's pictures as the network sees them, or the built-in ones."""
     preprocess = model.preprocess
     found: list[str] = []
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
-    for path in map(os.fspath, given):
+    given = [os.fspath(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    for path in given:
         found += find_pictures(Path(path)) if os.path.isdir(path) else [path]  # noqa: PTH112 - names of any bytes
     if given and not found:
-        raise UserError(f"{', '.join(map(str, given))}: holds no pictures; take another folder, or leave it out")
+        raise UserError(f"{', '.join(given)}: holds no pictures; take another folder, or leave it out")
     if not found:
         return sample_pictures(2 * max(BATCHES), preprocess.size, preprocess.channels), "built in"
     return np.stack([fitted(preprocess, path) for path in found[:MOST]]), "yours"
@@ -207,8 +207,7 @@ def prove(model: ModelFile, source: Source, pictures: Pixels, whose: str) -> Pro
 
 def check_about(model: ModelFile, source: Source) -> None:
     """Raise UserError where a file says something else of itself than its model."""
-    ours, its = (json.dumps(about.to_meta(), sort_keys=True) for about in (model.about, source.about))
-    if ours != its:  # as texts, because a score that is no number is not equal to itself
+    if source.about.to_meta() != json.loads(json.dumps(model.about.to_meta())):
         raise UserError(f"{source.path.name}: its metadata are not the model's; nothing was written")
 
 

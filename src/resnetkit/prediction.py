@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Model = str | os.PathLike[str] | ModelFile
 
 BATCH = 16  # pictures that the engine sees at a time, at most
-FEW = 4  # below that the engine is wanted that is fastest for a single picture
+FEW = 4  # below that the engine is wanted that is soonest done with a single picture
 
 Say = Callable[[str], None]
 
@@ -168,8 +168,8 @@ def place_of(model: Model) -> str:
 def start(model: Model, engine: str = "auto", say: Say | None = None, pictures: int | None = None) -> Opened:
     """The model in an engine; `auto` takes the one for so many pictures, or for many. Raises UserError."""
     if isinstance(model, str | os.PathLike):
-        batch = 1 if pictures is not None and pictures < FEW else BATCH
-        return open_engine(Path(model), engine, batch=batch, say=say)
+        few = pictures is not None and pictures < FEW
+        return open_engine(Path(model), engine, batch=1 if few else BATCH, once=few, say=say)
     if engine not in ("auto", "torch"):
         raise UserError(f"engine {engine}: runs files, and this model is in memory; save it first (weights.save_model)")
     from resnetkit.engines import torch

@@ -47,12 +47,14 @@ def open_engine(
     engine: str = "auto",
     *,
     batch: int = 16,
+    once: bool = False,
     threads: int | None = None,
     say: Say = None,
 ) -> Opened:
     """Load a model file, run folder or exported file into an engine. Raises UserError.
 
     engine   "auto", the fastest here for `batch` pictures at a time, or one by name
+    once     there is one batch only, so auto counts the time to load too
     say      is told in a sentence what takes time
     """
     source = files.peek(model_path(model))
@@ -62,7 +64,9 @@ def open_engine(
     # Whether the files are whole is looked at while the engine loads them.
     with place_of(source) as (place, lasting), ThreadPoolExecutor(2, thread_name_prefix="verify") as pool:
         whole = pool.submit(files.verify, source)
-        name, why = (engine, "asked for") if engine != "auto" else choose(source, batch, threads, place, lasting, say)
+        name, why = (
+            (engine, "asked for") if engine != "auto" else choose(source, batch, threads, place, lasting, say, once)
+        )
         if name in CAREFUL:
             whole.result()
         if name == "torch":
@@ -115,7 +119,9 @@ def has_gpu() -> bool:
     return Path("/proc/driver/nvidia/version").exists()
 
 
-def choose(source: Source, batch: int, threads: int, place: Path, lasting: bool, say: Say) -> tuple[str, str]:
+def choose(
+    source: Source, batch: int, threads: int, place: Path, lasting: bool, say: Say, once: bool = False
+) -> tuple[str, str]:
     """The name of the fastest engine, and why it is that one: remembered, or found out in a race."""
     names = [name for name in engines_for(source) if installation(name) is not None]
     if not names:
@@ -126,7 +132,7 @@ def choose(source: Source, batch: int, threads: int, place: Path, lasting: bool,
         others = len(engines_for(source)) - 1
         return names[0], "no other is installed" if others else f"the engine of {source.path.suffix} files"
     conditions = {"engines": {name: installation(name) for name in names}, "processor": cache.processor()}
-    key = f"choice-{batch}-{threads}"
+    key = f"choice-{'once' if once else batch}-{threads}"
     known = cache.recall(place, key)
     if known is not None and known.items() >= conditions.items() and known.get("engine") in names:
         cache.touch(place)
@@ -139,8 +145,8 @@ def choose(source: Source, batch: int, threads: int, place: Path, lasting: bool,
     from resnetkit.engines.race import fastest, race
 
     lanes = race(entries(source, names, place), [batch], threads=threads, seconds=SECONDS)
-    best = fastest(lanes, batch)
-    why = reason(lanes, batch)
+    best = fastest(lanes, batch, once=once)
+    why = reason(lanes, batch, once)
     cache.remember(place, key, {**conditions, "engine": best, "why": why})
     cache.prune(place)
     return best, why
@@ -160,8 +166,11 @@ def entries(source: Source, names: list[str], place: Path) -> list[Entry]:
     return found
 
 
-def reason(lanes: list[Lane], batch: int) -> str:
-    """In words, with the rates that decided."""
+def reason(lanes: list[Lane], batch: int, once: bool = False) -> str:
+    """In words, with the rates that decided, or the seconds."""
+    if once:
+        soon = sorted((lane.once(batch), lane.engine) for lane in lanes if lane.error is None)
+        return f"soonest here: {', '.join(f'{name} {seconds:.2g}' for seconds, name in soon)} s to load and answer"
     rates: list[Any] = [(lane.engine, lane.rate(batch)) for lane in lanes if lane.error is None]
     told = ", ".join(f"{name} {rate:.3g}" for name, rate in sorted(rates, key=lambda each: -each[1]))
     lost = [f"{lane.engine} failed" for lane in lanes if lane.error is not None]

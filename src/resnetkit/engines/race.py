@@ -61,6 +61,10 @@ class Lane:
         """Pictures a second, at the median."""
         return batch / median(self.seconds[batch])
 
+    def once(self, batch: int) -> float:
+        """Seconds to load and to answer one batch."""
+        return (self.load or 0.0) + median(self.seconds[batch])
+
     def slowest(self, batch: int, share: float = 0.99) -> float:
         """Seconds that this share of the runs did not exceed; of fewer than a hundred runs the longest is that."""
         ordered = sorted(self.seconds[batch])
@@ -71,8 +75,8 @@ class Lane:
         return asdict(self)
 
 
-def fastest(lanes: Iterable[Lane], batch: int) -> str:
-    """The engine with the lowest median for a batch size. Raises UserError when none is in.
+def fastest(lanes: Iterable[Lane], batch: int, *, once: bool = False) -> str:
+    """The engine with the lowest median for a batch size; of `once`, with loading. Raises UserError when none is in.
 
     Where several are within `TIE` of it, which no race tells apart, the one that takes least memory.
     """
@@ -81,6 +85,8 @@ def fastest(lanes: Iterable[Lane], batch: int) -> str:
     if not left:
         reasons = "; ".join(f"{lane.engine}: {lane.error or 'not timed'}" for lane in lanes)
         raise UserError(f"no engine runs this model here ({reasons})")
+    if once:
+        return min(left, key=lambda lane: lane.once(batch)).engine
     best = max(lane.rate(batch) for lane in left)
     tied = [lane for lane in left if lane.rate(batch) >= best * (1 - TIE)]
     return min(tied, key=lambda lane: (lane.memory is None, lane.peaks.get(batch) or lane.memory or 0)).engine
