@@ -311,3 +311,13 @@ def test_a_run_folder_is_a_model(model: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     model.rename(tmp_path / "run" / "model.safetensors")
     assert answers(tmp_path / "run", "onnx").shape == (3, 7)
+
+
+def test_mnn_leaves_nothing_where_the_command_is_typed(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its converter writes a hidden file into the folder in which it runs."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    answers(Path("..") / exported.name, "mnn")
+    assert list(Path().iterdir()) == []

@@ -63,10 +63,19 @@ def prepare(file: Source, target: Path, text: str = "") -> None:
     In a process of its own, because MNN ends the process where it cannot convert.
     """
     need(NAME)
-    arguments = ["-f", "ONNX", "--modelFile", os.fspath(file.path), "--MNNModel", os.fspath(target)]
+    arguments = [
+        "-f",
+        "ONNX",
+        "--modelFile",
+        os.fspath(file.path.absolute()),
+        "--MNNModel",
+        os.fspath(target.absolute()),
+    ]
     # -P: what lies in the folder where somebody types the command is no module of MNN's.
     command = [sys.executable, "-P", "-c", CONVERT, *arguments]
-    done = subprocess.run(command, input=(text or "none").encode(), capture_output=True, check=False)
+    given = (text or "none").encode()
+    # It leaves a file where it runs, so it runs where the caller clears away.
+    done = subprocess.run(command, input=given, capture_output=True, check=False, cwd=target.parent)
     if done.returncode or not target.exists():
         with contextlib.suppress(FileNotFoundError):
             target.unlink()
