@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import resnetkit
+from prediction_samples import COLOUR, GREY, picture
 from resnetkit import embedding
 from resnetkit.data.transforms import Preprocess
 from resnetkit.embedding import Embeddings, check_target, embed
@@ -23,8 +24,6 @@ from resnetkit.prediction import predict
 from resnetkit.weights import ModelFile, save_model
 
 CLASSES = ("ant", "bee", "cat")
-COLOUR = Preprocess(10, "shorter", 12, "bilinear", 3, "RGB", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), True)
-GREY = Preprocess(10, "stretch", 10, "lanczos", 1, "RGB", (0.4,), (0.2,), True)
 ODD = ("plain.png", 'comma, "quoted".png', "two\nlines.png", os.fsdecode(b"not UTF-8 \xff.png"), "猫.png")
 VECTORS = np.arange(10, dtype=np.float32).reshape(5, 2) / 3
 
@@ -34,15 +33,6 @@ def make_model(preprocess: Preprocess = COLOUR, **choices: bool) -> ModelFile:
     torch.manual_seed(0)
     arch = architecture("resnet8-cifar", classes=len(CLASSES), channels=preprocess.channels, **choices)
     return ModelFile(ResNet(arch).eval(), CLASSES, preprocess)
-
-
-def picture(path: Path, seed: int = 0, size: tuple[int, int] = (14, 17)) -> Path:
-    """A PNG of one colour with noise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dice = np.random.default_rng(seed)
-    pixels = dice.integers(0, 256, 3) + dice.normal(0, 40, (*size, 3))
-    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
-    return path
 
 
 def alone(model: ModelFile, path: Path) -> np.ndarray:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnetkit.errors import UserError
-from resnetkit.shell import emit, json_option
+from resnetkit.shell import emit, json_option, whole_numbers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,8 +37,8 @@ def bench(model: str, batch: str, threads: str | None, as_json: bool) -> None:
     MODEL is a run folder, a model file, an exported file, or the name of an architecture, resnet50 by default, which
     gets random weights. An engine whose answers differ from the others' is named and left out.
     """
-    batches = whole_numbers("--batch", batch)
-    numbers = () if threads is None else whole_numbers("--threads", threads)
+    batches = whole_numbers("--batch", batch, "1,8,32", least=1)
+    numbers = () if threads is None else whole_numbers("--threads", threads, "1,8,32", least=1)
     from resnetkit import bench as benching
     from resnetkit.terminal import Watcher, live_area, screen
 
@@ -51,14 +50,6 @@ def bench(model: str, batch: str, threads: str | None, as_json: bool) -> None:
         emit(found.to_dict())
     else:
         show(screen(), found)
-
-
-def whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    """`1,8,32`. Raises UserError."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"{option} {text}: must be whole numbers from 1 on between commas, such as 1,8,32")
-    return tuple(map(int, parts))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resnetkit.errors import UserError
-from resnetkit.shell import bad_option, device, emit, json_option
+from resnetkit.shell import bad_option, device, emit, json_option, whole_numbers
 
 if TYPE_CHECKING:
     from resnetkit.evaluation import Submission
@@ -62,7 +62,11 @@ def evaluate(
     from resnetkit.terminal import scoring, screen, show_result
 
     views = {name: choices.pop(name) for name in ("size", "crop")}
-    protocol = Protocol(choices.pop("protocol"), whole_numbers(scales), **views)
+    protocol = Protocol(
+        choices.pop("protocol"),
+        () if scales is None else whole_numbers("--scales", scales, "224,256,384,480,640"),
+        **views,
+    )
     choices |= {"protocol": protocol, "device": device()}
     if submission is not None:
         if data is None or labels is not None or bad != "stop":
@@ -90,11 +94,3 @@ def show_submission(written: Submission, as_json: bool) -> None:
     say(screen(), f"{written.path}: answers for {counted(written.lines, 'picture')}")
     if written.result is not None:
         show_result(screen(), written.result)
-
-
-def whole_numbers(text: str | None) -> tuple[int, ...]:
-    """`224,256`. Raises UserError."""
-    parts = [] if text is None else [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdecimal() for part in parts):
-        raise UserError(f"--scales {text}: must be whole numbers between commas, such as 224,256,384,480,640")
-    return tuple(map(int, parts))

@@ -20,7 +20,6 @@ from resnetkit.atomic import sync_folder
 from resnetkit.data.folder import find_pictures
 from resnetkit.data.loader import default_threads
 from resnetkit.data.pictures import Data
-from resnetkit.data.transforms import Preprocess
 from resnetkit.engines import files
 from resnetkit.engines.engine import Engine, Logits, Pixels, need
 from resnetkit.engines.files import Input, Source
@@ -28,10 +27,11 @@ from resnetkit.engines.preparing import apart
 from resnetkit.engines.samples import agree, sample_pictures
 from resnetkit.engines.starting import RUNS, start
 from resnetkit.engines.writing import write
-from resnetkit.errors import BadPicture, UserError, nearest
+from resnetkit.errors import UserError, nearest
 from resnetkit.evaluation import as_trained
 from resnetkit.peers import exports as peers
 from resnetkit.peers.exports import Exported
+from resnetkit.prediction import fill
 from resnetkit.quantising import Gate, check_int8, quantised
 from resnetkit.weights import ModelFile, open_model
 
@@ -174,17 +174,12 @@ def proof_pictures(model: ModelFile, paths: str | Path | Iterable[str | Path]) -
         raise UserError(f"{', '.join(given)}: holds no pictures; take another folder, or leave it out")
     if not found:
         return sample_pictures(2 * max(BATCHES), preprocess.size, preprocess.channels), "built in"
-    return np.stack([fitted(preprocess, path) for path in found[:MOST]]), "yours"
-
-
-def fitted(preprocess: Preprocess, path: str) -> Pixels:
-    """A picture as the network gets it. Raises UserError."""
-    try:
-        return preprocess.fit(preprocess.load(Path(path).read_bytes()))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be opened: {error.strerror}; take another picture") from None
-    except BadPicture as error:
-        raise UserError(f"{path}: {error}; take another picture") from None
+    pictures = np.empty((len(found[:MOST]), preprocess.size, preprocess.size, preprocess.channels), dtype=np.uint8)
+    for path, picture in zip(found, pictures, strict=False):
+        reason = fill(picture, path, preprocess)
+        if reason is not None:
+            raise UserError(f"{path}: {reason}; take another picture")
+    return pictures, "yours"
 
 
 def prove(model: ModelFile, source: Source, pictures: Pixels, whose: str) -> Proof:

@@ -128,6 +128,15 @@ def run(root: click.Command, arguments: Sequence[str] | None) -> int:
     return WRONG_INPUT
 
 
+def whole_numbers(option: str, text: str, such_as: str, least: int = 0) -> tuple[int, ...]:
+    """`1,8,32`, none below `least`. Raises UserError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and int(part) >= least for part in parts):
+        bound = f" from {least} on" if least else ""
+        raise UserError(f"{option} {text}: must be whole numbers{bound} between commas, such as {such_as}")
+    return tuple(map(int, parts))
+
+
 def complain(message: str) -> None:
     """One sentence on standard error."""
     print(f"resnet: {shown(message)}", file=sys.stderr)

@@ -53,8 +53,8 @@ def session_of(path: Path, options: Any) -> Any:
 def prepare(file: Source, target: Path) -> None:
     """Write the file as ONNX Runtime has optimised it for this machine's processor; of no use on another.
 
-    The weights lie beside it, in a .data file that is mapped into memory: loading is then a tenth of the time, half of
-    the memory, and shared between processes.
+    The weights lie beside it, in a .data file that is mapped into memory: loading is quicker then, and memory less than
+    half (results/memory.json) and shared between processes.
     """
     options = session_options(1)
     options.optimized_model_filepath = str(target)

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from resnetkit.engines.engine import Engine, Logits, Pixels
 from resnetkit.engines.folding import folded
 from resnetkit.weights import ModelFile, place
-
-NAME = "torch"
 
 
 def load(model: ModelFile, threads: int, device: str = "cpu") -> Engine:
     """The engine of a model file, on a device. `threads` are those of the whole process."""
     if device == "cpu":
         torch.set_num_threads(threads)
-    return running(place(folded(model.network), torch.device(device)), model, device)
-
-
-def running(network: nn.Module, model: ModelFile, device: str) -> Engine:
-    preprocess = model.preprocess
+    network, preprocess = place(folded(model.network), torch.device(device)), model.preprocess
 
     def run(pictures: Pixels) -> Logits:
         with torch.inference_mode():
