@@ -36,7 +36,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 test: lint .venv/peers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 parity: .venv/peers
 	$(BIN)/python -m pytest tests/test_peers_parity.py --record-parity

@@ -27,20 +27,17 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from resnetkit.errors import BadPicture
+
+if TYPE_CHECKING:  # Pillow is imported when a picture needs it: most JPEGs do not, and it takes as long as they do
+    from PIL.ImageFile import ImageFile
+    from PIL.TiffImagePlugin import TiffImageFile
 
 try:
     import simplejpeg
@@ -53,14 +50,14 @@ MAX_PIXELS = 178_956_970  # where Pillow too refuses; the warning it gives from 
 
 # Pillow's readers are called directly: `Image.open` would warn about large pictures, and warnings can only be
 # silenced for all threads at once.
-_READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
-    (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
-    (re.compile(rb"GIF8[79]a"), GifImageFile),
-    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), WebPImageFile),
-    (re.compile(rb"II\*\0|MM\0\*|II\+\0|MM\0\+"), TiffImageFile),
-    (re.compile(rb"BM"), BmpImageFile),
-    (re.compile(rb"P[1-6f]\s"), PpmImageFile),
+_READERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), "Jpeg"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "Png"),
+    (re.compile(rb"GIF8[79]a"), "Gif"),
+    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "WebP"),
+    (re.compile(rb"II\*\0|MM\0\*|II\+\0|MM\0\+"), "Tiff"),
+    (re.compile(rb"BM"), "Bmp"),
+    (re.compile(rb"P[1-6f]\s"), "Ppm"),
 )
 _JPEG_MODES = {"Gray": "L", "YCbCr": "RGB", "RGB": "RGB", "CMYK": "CMYK", "YCCK": "CMYK"}
 
@@ -115,8 +112,9 @@ def probe(data: bytes) -> Header:
         return Header("JPEG", _JPEG_MODES[colour], width, height, orientation, frames=1)
     with _opened(data) as image:
         width, height = image.size
-        if isinstance(image, TiffImageFile):  # its size is already that of the upright picture
-            orientation = image.tag_v2.get(274, 1)
+        if image.format == "TIFF":  # its size is already that of the upright picture
+            tiff: TiffImageFile = image  # type: ignore[assignment]
+            orientation = tiff.tag_v2.get(274, 1)
         else:
             orientation = _orientation(_exif(data, image))
             if orientation > 4:
@@ -153,6 +151,8 @@ def _fast_jpeg(data: bytes, channels: int) -> Pixels | None:
 
 def luma(picture: Pixels) -> Pixels:
     """(H, W, 3) RGB to (H, W, 1) grey, as Pillow's "L": (19595 R + 38470 G + 7471 B + 2**15) >> 16."""
+    from PIL import Image
+
     return np.array(Image.fromarray(picture).convert("L"))[:, :, None]
 
 
@@ -161,11 +161,14 @@ def _opened(data: bytes) -> Iterator[ImageFile]:
     """Pillow's reader for the data; whatever goes wrong in the block becomes a BadPicture."""
     if not data:
         raise BadPicture("empty file")
-    reader = next((reader for signature, reader in _READERS if signature.match(data)), None)
-    if reader is None:
+    name = next((name for signature, name in _READERS if signature.match(data)), None)
+    if name is None:
         raise BadPicture("not a picture (of JPEG, PNG, GIF, BMP, TIFF, WebP or PPM)")
+    from PIL import Image
+
+    reader = getattr(import_module(f"PIL.{name}ImagePlugin"), f"{name}ImageFile")
     # Pillow would look for the resolution in a JPEG's EXIF block, and warn where that is damaged: hide it.
-    shown = data.replace(b"Exif\0\0", b"none\0\0", 1) if reader is JpegImageFile else data
+    shown = data.replace(b"Exif\0\0", b"none\0\0", 1) if name == "Jpeg" else data
     try:
         with reader(io.BytesIO(shown)) as image:
             _check_size(*image.size)
@@ -201,6 +204,8 @@ def _pixels(image: ImageFile, channels: int) -> Pixels:
         raise BadPicture("floating-point pixels, which have no stated white; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
         return np.repeat(_high_byte(image)[:, :, None], channels, axis=2)
+    from PIL import Image
+
     plain: Image.Image = image
     if image.has_transparency_data:
         colour = image.convert("RGBA")
@@ -226,7 +231,7 @@ def _high_byte(image: ImageFile) -> Pixels:
 
 def _exif(data: bytes, image: ImageFile) -> bytes:
     """The EXIF block of an opened picture, or nothing."""
-    block = _jpeg_exif(data) if isinstance(image, JpegImageFile) else image.info.get("exif")
+    block = _jpeg_exif(data) if image.format == "JPEG" else image.info.get("exif")
     return block if isinstance(block, bytes) else b""
 
 

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance
 
 from resnetkit.data.decode import Pixels, decode, luma
 from resnetkit.data.resizing import FILTERS, Filter, resized, with_pillow
@@ -215,7 +214,7 @@ def _check(value: Preprocess) -> None:
     for key, allowed in (
         ("channels", (1, 3)),
         ("resize", ("shorter", "stretch")),
-        ("filter", tuple(FILTERS)),
+        ("filter", FILTERS),
         ("order", ("RGB", "BGR")),
         ("exif", (True, False)),
         ("centre", ("even", "down")),
@@ -347,6 +346,8 @@ def _shifted_in_colour(picture: Pixels, deviation: float, draw: list[float]) -> 
 def _jittered(picture: Pixels, jitter: float, draw: list[float]) -> Pixels:
     """Brightness, contrast, saturation, in this order, as Pillow's ImageEnhance; factor in [1 - jitter, 1 + jitter]."""
     colour = picture.shape[2] == 3
+    from PIL import Image, ImageEnhance
+
     image = Image.fromarray(picture if colour else picture[:, :, 0])
     steps = [(ImageEnhance.Brightness, BRIGHTNESS), (ImageEnhance.Contrast, CONTRAST)]
     if colour:
