@@ -98,7 +98,7 @@ def race(
     *,
     threads: int,
     seconds: float = 10.0,
-    rounds: int = 2,
+    rounds: int = 3,
     say: Say | None = None,
 ) -> list[Lane]:
     """A lane for each entry, in order. The first is the file's own engine, which the others are compared with.
