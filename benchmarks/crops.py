@@ -125,13 +125,13 @@ class Sharded:
         self.loader = DataLoader(data.batched(BATCH), None, num_workers=WORKERS, persistent_workers=True)
 
     @staticmethod
-    def made(sample: dict[str, Any]) -> Tensor:
+    def made(sample: dict[str, Any]) -> tuple[Tensor]:
         draws = np.random.Generator(np.random.Philox(int(sample["__key__"]))).random(DRAWS)
-        return torch.from_numpy(with_pillow(sample["jpg"], draws))
+        return (torch.from_numpy(with_pillow(sample["jpg"], draws)),)
 
     def rate(self) -> float:
         begin = time.perf_counter()
-        seen = sum(len(pictures) for pictures in self.loader)
+        seen = sum(len(pictures) for (pictures,) in self.loader)
         assert seen == self.seen, (seen, self.seen)
         return seen / (time.perf_counter() - begin)
 
