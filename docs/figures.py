@@ -108,6 +108,18 @@ def speed() -> str:
         found = result(name)
         spread = times(found["ratio"]) + (f"; in fp32 {times(found['ratio_fp32'])}" if "ratio_fp32" in found else "")
         rows.append(f"| {what} | {spread} | [{name}.json](results/{name}.json) |")
+    crops = result("crops")
+    core, loaders, file = crops["per_core"], crops["loaders"], "[crops.json](results/crops.json)"
+    rows.append(
+        f"| a random crop of a JPEG, resized to 224, on one core with `native/` "
+        f"| {times(core['native_to_pillow'])} Pillow; "
+        f"{times(core['native_to_opencv_area'])} simplejpeg and OpenCV; without `native/` "
+        f"{times(core['wheels_to_pillow'])} Pillow | {file} |"
+    )
+    rows.append(
+        f"| the same through the loader, against DataLoader with Pillow | {times(loaders['native_to_dataloader'])}; "
+        f"against WebDataset {times(loaders['native_to_webdataset'])} | {file} |"
+    )
     start = result("startup")["seconds"]
     rows.append(
         f"| `resnet --help`, until it is done | {start['resnet --help']:.2f} s; a Python that does nothing "

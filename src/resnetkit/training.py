@@ -127,7 +127,8 @@ def resuming(run: str | Path) -> Iterator[Event]:
         with determinism(recipe):
             loop = make_loop(folder, resolved, split, audit)
             loop.restore(tensors, meta)
-            yield Found((*notes, f"resuming {folder} at step {loop.state.step:,} of {loop.steps:,}"))
+            changed = runs.decoder_changed(environment)
+            yield Found((*notes, *changed, f"resuming {folder} at step {loop.state.step:,} of {loop.steps:,}"))
             yield from run_to_end(loop, audit)
 
 

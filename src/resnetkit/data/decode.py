@@ -2,8 +2,9 @@
 
 The format is taken from the content, never from a suffix: JPEG, PNG, GIF, BMP, TIFF, WebP, PPM. Pixels are Pillow's.
 Grey and RGB JPEGs are decoded by simplejpeg where it is installed (libjpeg-turbo with the accurate DCT and smooth
-upsampling, as Pillow sets it, without Pillow's per-picture cost); a JPEG that it refuses goes to Pillow. Both release
-the GIL, and nothing here keeps state, so threads may decode at once.
+upsampling, as Pillow sets it, without Pillow's per-picture cost); a JPEG that it refuses goes to Pillow. Where
+resnetkit-native is installed (native/README.md), `croppable` decodes no more of a JPEG than is wanted. All release the
+GIL, and nothing here keeps state, so threads may decode at once.
 
   picture                         becomes
   16-bit                          the high byte of each value
@@ -43,8 +44,13 @@ try:
     import simplejpeg
 except ImportError:  # no wheel for this machine; Pillow alone gives the same pixels
     simplejpeg = None
+try:
+    import resnetkit_native
+except ImportError:  # it is built by hand; without it whole pictures are decoded
+    resnetkit_native = None
 
 Pixels = NDArray[np.uint8]
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 MAX_PIXELS = 178_956_970  # where Pillow too refuses; the warning it gives from half of that on is not given here
 
@@ -99,6 +105,54 @@ def decode(data: bytes, *, channels: int = 3, exif: bool = True) -> Pixels:
         image.load()  # PNG may keep its EXIF behind the pixels
         orientation = _orientation(_exif(data, image)) if exif else 1
         return _upright(_pixels(image, channels), orientation)
+
+
+def native_version() -> str | None:
+    """Of the resnetkit-native that crops are decoded with; None where it is not installed."""
+    return str(resnetkit_native.__version__) if resnetkit_native is not None else None
+
+
+class Jpeg:
+    """A JPEG of which only a crop will be wanted: its `shape` from the header, the pixels when they are asked for."""
+
+    def __init__(self, data: bytes, width: int, height: int, channels: int, exif: bool) -> None:
+        self.data, self.exif = data, exif
+        self.shape = (height, width, channels)
+
+    def decoded(self) -> Pixels:
+        """All of its pixels, as `decode` gives them. Raises BadPicture."""
+        return decode(self.data, channels=self.shape[2], exif=self.exif)
+
+    def crop(self, box: Box, size: int, *, around: bool, flip: bool) -> Pixels | None:
+        """The box, resized to (size, size, C) as Pillow's bilinear does; None where all must be decoded instead.
+
+        Within 2 levels of `decoded`, cut and resized. What lies below the box is not looked at, so damage there
+        passes. With `around`, pixels around the box count at its edge. `flip` mirrors the result.
+        """
+        left, top, right, bottom = box
+        out: Pixels = np.empty((size, size, self.shape[2]), np.uint8)
+        where = (left, top, right - left, bottom - top)
+        try:
+            resnetkit_native.decode_crop(self.data, where, size, flip, self.shape[2], out=out, around=around)
+        except ValueError:
+            return None
+        return out
+
+
+def croppable(data: bytes, *, channels: int, exif: bool) -> Jpeg | None:
+    """The JPEG, where resnetkit-native is installed and can cut pieces out of it; None where `decode` has to do.
+
+    Raises BadPicture for a size that `decode` refuses.
+    """
+    if resnetkit_native is None or not data.startswith(b"\xff\xd8\xff"):
+        return None
+    try:
+        width, height = resnetkit_native.size(data)
+    except ValueError:
+        return None
+    _check_size(width, height)
+    turned = exif and _orientation(_jpeg_exif(data)) != 1
+    return None if turned else Jpeg(data, width, height, channels, exif)
 
 
 def probe(data: bytes) -> Header:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from resnetkit.data.decode import Jpeg
 from resnetkit.data.pictures import Data, Indices, Pixels, name_bad
 from resnetkit.data.transforms import DRAWS, Preprocess, augmented
 from resnetkit.errors import BadPicture, UserError
@@ -91,13 +92,21 @@ class Reader:
         """The picture as uint8 (H, W, C), before resizing. Raises BadPicture."""
         picture = self.kept[index] if self.kept is not None else None
         if picture is None:  # two threads may both decode it once; both get the same pixels
-            try:
-                picture = self.preprocess.load(self.data.pictures.read(index))
-            except OSError as error:
-                raise BadPicture(f"cannot be opened: {error.strerror}") from None
+            picture = self.preprocess.load(self.read(index))
             if self.kept is not None:
                 self.kept[index] = picture
         return picture
+
+    def open(self, index: int) -> Pixels | Jpeg:
+        """The picture for one crop of it: a JPEG may still be encoded, where none are kept. Raises BadPicture."""
+        return self(index) if self.kept is not None else self.preprocess.open(self.read(index))
+
+    def read(self, index: int) -> bytes | Pixels:
+        """What the data have for it. Raises BadPicture."""
+        try:
+            return self.data.pictures.read(index)
+        except OSError as error:
+            raise BadPicture(f"cannot be opened: {error.strerror}") from None
 
 
 def training_batches(
@@ -115,7 +124,7 @@ def training_batches(
         bad = {}
         for row, index in enumerate(permuted[first : first + len(out)].tolist()):
             try:
-                out[row] = augmented(reader(index), reader.preprocess, augment, table[row])
+                out[row] = augmented(reader.open(index), reader.preprocess, augment, table[row])
             except BadPicture as error:
                 bad[index] = str(error)
         return bad
@@ -134,7 +143,7 @@ def evaluation_batches(reader: Reader, indices: Indices, *, batch: int) -> Itera
         bad = {}
         for row, index in enumerate(indices[first : first + len(out)].tolist()):
             try:
-                out[row] = reader.preprocess.fit(reader(index))
+                out[row] = reader.preprocess.fit(reader.open(index))
             except BadPicture as error:
                 bad[index] = str(error)
         return bad

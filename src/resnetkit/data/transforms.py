@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetkit.data.decode import Pixels, decode, luma
+from resnetkit.data.decode import Jpeg, Pixels, croppable, decode, luma
 from resnetkit.data.resizing import FILTERS, Filter, resized, with_pillow
 from resnetkit.errors import UserError, nearest
 
@@ -90,12 +90,20 @@ class Preprocess:
             return data
         return luma(data) if self.channels == 1 else np.repeat(data, 3, axis=2)
 
-    def fit(self, picture: Pixels) -> Pixels:
+    def open(self, data: bytes | NDArray[np.uint8]) -> Pixels | Jpeg:
+        """As `load`, but a JPEG of which only a crop has to be decoded stays as it is until then."""
+        if isinstance(data, bytes) and self.filter == "bilinear":  # the one that resnetkit-native has
+            jpeg = croppable(data, channels=self.channels, exif=self.exif)
+            if jpeg is not None:
+                return jpeg
+        return self.load(data)
+
+    def fit(self, picture: Pixels | Jpeg) -> Pixels:
         """Resize and centre crop: (H, W, C) to (size, size, C)."""
         width, height = self.resized_shape(picture, self.resize_to)
         return self.window(picture, width, height, *self.centre_of(width, height))
 
-    def resized_shape(self, picture: Pixels, side: int) -> tuple[int, int]:
+    def resized_shape(self, picture: Pixels | Jpeg, side: int) -> tuple[int, int]:
         """(width, height) of the picture resized to `side`."""
         height, width = picture.shape[:2]
         shorter = min(height, width)
@@ -108,19 +116,25 @@ class Preprocess:
     def _halved(self, border: int) -> int:
         return round(border / 2) if self.centre == "even" else border // 2
 
-    def window(self, picture: Pixels, to_width: int, to_height: int, left: int, top: int) -> Pixels:
+    def window(self, picture: Pixels | Jpeg, to_width: int, to_height: int, left: int, top: int) -> Pixels:
         """The size x size pixels at (left, top) of the picture resized to to_width x to_height."""
         height, width = picture.shape[:2]
+        across, down = width / to_width, height / to_height  # only what the crop keeps is resized, on the same grid
+        right = min((left + self.size) * across, width)
+        bottom = min((top + self.size) * down, height)
+        box = (left * across, top * down, right, bottom)
+        if isinstance(picture, Jpeg):
+            cut = picture.crop(box, self.size, around=True, flip=False)
+            if cut is not None:
+                return cut
+            picture = picture.decoded()
         if with_pillow(self.filter) and max(to_width, to_height) <= 16 * min(to_width, to_height):
             # Pillow rounds a part of a picture another way than the whole, and filters that overshoot show which of its
             # two passes it took first, which hangs on the whole size. (Not so for a thread of a picture, which would be
             # resized to gigabytes.)
             whole = resized(picture, to_width, to_height, self.filter)
             return whole[top : top + self.size, left : left + self.size]
-        across, down = width / to_width, height / to_height  # only what the crop keeps is resized, on the same grid
-        right = min((left + self.size) * across, width)
-        bottom = min((top + self.size) * down, height)
-        return resized(picture, self.size, self.size, self.filter, (left * across, top * down, right, bottom))
+        return resized(picture, self.size, self.size, self.filter, box)
 
     def normalise(self, batch: Tensor) -> Tensor:
         """uint8 (N, size, size, C) to float32 (N, C, size, size), channels_last in memory, on the batch's device."""
@@ -234,7 +248,7 @@ def _check(value: Preprocess) -> None:
         raise UserError(f"preprocess std={value.std}: must be above 0")
 
 
-def augmented(picture: Pixels, preprocess: Preprocess, augment: Augment, draws: NDArray[np.float64]) -> Pixels:
+def augmented(picture: Pixels | Jpeg, preprocess: Preprocess, augment: Augment, draws: NDArray[np.float64]) -> Pixels:
     """(H, W, C) to (size, size, C), changed at random: crop, mirror, colour, jitter, erase, in this order.
 
     A pure function of its arguments; `draws` are DRAWS uniform numbers in [0, 1), each with a fixed meaning:
@@ -254,28 +268,37 @@ def augmented(picture: Pixels, preprocess: Preprocess, augment: Augment, draws: 
     shape to a shorter side drawn from `sides`, none below `size`, then crops `size`. Resolve "auto" first.
     """
     draw: list[float] = draws.tolist()  # reading numbers out of an array one by one is slow
+    made = _cropped(picture, preprocess, augment, draw)
+    if augment.colour and made.shape[2] == 3:
+        made = _shifted_in_colour(made, augment.colour, draw)
+    if augment.jitter:
+        made = _jittered(made, augment.jitter, draw)
+    if draw[ERASE] < augment.erase:
+        made = _erased(made, preprocess.blank, draw)
+    return made
+
+
+def _cropped(picture: Pixels | Jpeg, preprocess: Preprocess, augment: Augment, draw: list[float]) -> Pixels:
+    """The crop, and mirrored below a half."""
+    flip, size = augment.flip and draw[FLIP] < 0.5, preprocess.size
     if augment.crop == "resized":
         height, width = picture.shape[:2]
-        left, top, right, bottom = resized_crop_box(height, width, augment.scale, augment.ratio, draw)
-        size = preprocess.size
-        picture = resized(picture[top:bottom, left:right], size, size, preprocess.filter)
+        left, top, right, bottom = box = resized_crop_box(height, width, augment.scale, augment.ratio, draw)
+        if isinstance(picture, Jpeg):
+            cut = picture.crop(box, size, around=False, flip=flip)
+            if cut is not None:
+                return cut
+            picture = picture.decoded()
+        made = resized(picture[top:bottom, left:right], size, size, preprocess.filter)
     elif augment.crop == "scale":
-        picture = _scaled_crop(picture, preprocess, augment.sides, draw)
+        made = _scaled_crop(picture, preprocess, augment.sides, draw)
     else:
-        picture = preprocess.fit(picture)
+        made = preprocess.fit(picture)
         if augment.crop == "pad":
-            picture = _shifted(picture, preprocess.blank, augment.pad, draw)
+            made = _shifted(made, preprocess.blank, augment.pad, draw)
         elif augment.crop != "none":
             raise ValueError(f"augment.crop={augment.crop!r}: choose from none, pad, resized, scale")
-    if augment.flip and draw[FLIP] < 0.5:
-        picture = _mirrored(picture)
-    if augment.colour and picture.shape[2] == 3:
-        picture = _shifted_in_colour(picture, augment.colour, draw)
-    if augment.jitter:
-        picture = _jittered(picture, augment.jitter, draw)
-    if draw[ERASE] < augment.erase:
-        picture = _erased(picture, preprocess.blank, draw)
-    return picture
+    return _mirrored(made) if flip else made
 
 
 def resized_crop_box(
@@ -300,7 +323,7 @@ def resized_crop_box(
     return left, top, left + w, top + h
 
 
-def _scaled_crop(picture: Pixels, preprocess: Preprocess, sides: tuple[int, int], draw: list[float]) -> Pixels:
+def _scaled_crop(picture: Pixels | Jpeg, preprocess: Preprocess, sides: tuple[int, int], draw: list[float]) -> Pixels:
     """A random crop of the picture with its shorter side resized to one of `sides`, the scale augmentation of VGG."""
     height, width = picture.shape[:2]
     low, high = sides
