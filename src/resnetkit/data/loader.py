@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CHUNK = 32  # pictures per task: long enough that handing it to a thread costs nothing, short enough to balance
 AHEAD = 3  # batches in the making while one is used
+WINDOW = 16  # shards whose pictures are mixed, where they lie far away
 ROW = -(-DRAWS // 4) * 4  # random numbers per position: Philox gives four 64-bit numbers per count
 ORDER, DRAW, MIX = range(3)  # streams of random numbers that never meet
 T = TypeVar("T")
@@ -61,6 +62,33 @@ def stream(kind: int, seed: int, epoch: int) -> np.random.Philox:
 def order(seed: int, epoch: int, n: int) -> Indices:
     """The permutation of 0 … n - 1 in which an epoch shows its pictures."""
     return np.random.Generator(stream(ORDER, seed, epoch)).permutation(n)
+
+
+def windowed(seed: int, epoch: int, sizes: Sequence[int], window: int) -> Indices:
+    """A permutation of 0 … sum(sizes) - 1 that reads shards of these sizes, one after the other in the pool, together.
+
+    The shards are shuffled and taken `window` at a time; the pictures of such a group are shuffled among themselves. So
+    no more than `window` shards are begun and not yet read to their end, wherever an epoch stands.
+    """
+    source = np.random.Generator(stream(ORDER, seed, epoch))
+    begin = np.cumsum([0, *sizes])
+    shards = source.permutation(len(sizes)).tolist()
+    result = np.empty(int(begin[-1]), np.int64)
+    at = 0
+    for first in range(0, len(shards), window):
+        group = [np.arange(begin[k], begin[k + 1]) for k in shards[first : first + window]]
+        together = source.permutation(np.concatenate(group))
+        result[at : at + len(together)] = together
+        at += len(together)
+    return result
+
+
+def shown(data: Data, indices: Indices, seed: int, epoch: int) -> Indices:
+    """`indices`, which ascend, in the order in which an epoch shows them."""
+    if data.shards is None:
+        return indices[order(seed, epoch, len(indices))]
+    ends = np.append(np.searchsorted(indices, data.shards), len(indices))
+    return indices[windowed(seed, epoch, np.diff(ends).tolist(), WINDOW)]
 
 
 def draws(seed: int, epoch: int, start: int, count: int) -> NDArray[np.float64]:
@@ -108,7 +136,7 @@ def training_batches(
     The remainder of an epoch (fewer than `batch` pictures, other ones each epoch) is left out.
     Raises UserError naming the pictures of a batch that cannot be read.
     """
-    permuted = indices[order(seed, epoch, len(indices))]
+    permuted = shown(reader.data, indices, seed, epoch)
 
     def make(out: Pixels, first: int) -> dict[int, str]:
         table = draws(seed, epoch, first, len(out))
@@ -194,7 +222,7 @@ def run_ahead(
         first, out = under_way.popleft()
         bad = {index: reason for found in reasons for index, reason in found.items()}
         here = indices[first : first + len(out)]
-        yield Batch(out, labels[here], here, bad)
+        yield Batch(out, labels[here].astype(np.int64), here, bad)
 
 
 def in_threads(threads: int, groups: Iterator[list[Callable[[], T]]]) -> Iterator[list[T]]:
