@@ -54,9 +54,10 @@ class LocalBlobs:
             while len(data) < length:  # a signal, or more than 2 GiB at once
                 more = os.pread(descriptor, length - len(data), start + len(data))
                 if not more:
+                    size = os.fstat(descriptor).st_size
                     raise UserError(
-                        f"{self.paths[i]}: ends after {start + len(data):,} bytes, where {start + length:,} were "
-                        "there before; was it changed or cut off? restore it"
+                        f"{self.paths[i]}: ends after {size:,} bytes, where {start + length:,} were there before; was "
+                        "it changed or cut off? restore it"
                     )
                 data += more
         finally:

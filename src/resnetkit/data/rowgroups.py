@@ -52,15 +52,18 @@ class RowGroups:
         return f"{os.path.basename(self.files[k])}/{i - self.firsts[k]}"  # noqa: PTH119
 
     def size(self, i: int) -> int:
-        return len(self.read(i))
+        return len(self._value(i))
 
     def read(self, i: int) -> bytes:
         """The picture's bytes. Raises BadPicture where the row has none, UserError where the file cannot be read."""
-        g = bisect_right(self.starts, i) - 1
-        value = self._group(g)[i - self.starts[g]].as_py()
+        value = self._value(i)
         if not value:
             raise BadPicture("the row has no bytes of a picture; store the pictures in the files, not their paths")
-        return bytes(value)
+        return value
+
+    def _value(self, i: int) -> bytes:
+        g = bisect_right(self.starts, i) - 1
+        return self._group(g)[i - self.starts[g]].as_py() or b""
 
     def _group(self, g: int) -> Any:
         """The bytes of a row group as an arrow array; whoever comes first reads it, others wait for that one."""

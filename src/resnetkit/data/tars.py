@@ -211,9 +211,7 @@ def decode(tar: Tar, block: bytes, at: int, last: str) -> tarfile.TarInfo:
     except (tarfile.HeaderError, ValueError) as error:
         if at == 0:
             packed = block.startswith((GZIP, ZSTD, XZ, BZ2))
-            advice = (
-                "it is compressed, so nothing in it can be read alone; unpack it to a .tar" if packed else str(error)
-            )
+            advice = "compressed, so nothing in it can be read alone; unpack it to a .tar" if packed else str(error)
             raise UserError(f"{tar.name}: no tar file: {advice}") from None
         raise UserError(
             f"{tar.name}: the header after {last}, at byte {at:,}, is damaged ({error}); fetch or write the tar anew"
