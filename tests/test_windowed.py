@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resnetkit.data import loader
 from resnetkit.data.loader import order, shown, windowed
 from resnetkit.data.pictures import Arrays, Data
 
@@ -42,3 +46,16 @@ def test_only_shards_that_lie_far_away_are_read_together() -> None:
     assert shown(data(None), some, 3, 1).tolist() == some[order(3, 1, 8)].tolist()
     far = shown(data([0, 10, 20, 30]), some, 3, 1)
     assert far.tolist() == some[windowed(3, 1, [3, 2, 0, 3], 16)].tolist()
+
+
+def test_large_permutations_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All permutations are as likely: of 4 numbers, each of the 24 about as often; those below the bound stay."""
+    small = order(7, 2, 1000).tolist()
+    monkeypatch.setattr(loader, "LARGE", 3)
+    assert small != order(7, 2, 1000).tolist()
+    assert sorted(order(7, 2, 1000).tolist()) == list(range(1000))
+    assert order(7, 2, 1000).tolist() == order(7, 2, 1000).tolist()
+    counts = Counter(tuple(order(seed, 0, 4).tolist()) for seed in range(6000))
+    assert len(counts) == 24
+    expected = 6000 / 24
+    assert sum((n - expected) ** 2 / expected for n in counts.values()) < 52  # chi-square, 23 degrees: p = 0.0005

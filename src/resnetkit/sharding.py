@@ -148,7 +148,7 @@ def prepare(folder: Path, digest: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for index in sorted(folder.glob(f"*.tar{SUFFIX}")):
-            if tarindex.load(index)[2].get("set") != digest:
+            if tarindex.load(index).about.get("set") != digest:
                 raise UserError(
                     f"{folder}: holds shards of other pictures or settings, such as {index.name}; give another folder, "
                     "or remove them"
@@ -226,7 +226,7 @@ def difference(folder: Path, written: Written) -> str:
             if hashlib.file_digest(file, "sha256").hexdigest() != written.sha256:
                 return "its SHA-256 is not that of its index, so its bytes have changed"
         found = find_pictures(Tar(str(path), blobs.size(0), partial(blobs.read, 0)), [])
-        index, held, _ = tarindex.load(path.with_name(path.name + SUFFIX))
+        index = tarindex.load(path.with_name(path.name + SUFFIX))
         digests = index.column("sha256")
         for row, picture in enumerate(found):
             data = blobs.read(0, picture.start, picture.length)
@@ -235,6 +235,7 @@ def difference(folder: Path, written: Written) -> str:
     except (OSError, UserError) as error:
         return str(error)
     places = [(p.name, p.start // tarindex.BLOCK, p.length, p.label) for p in found]
+    held = index.held()
     labels = map(str, held["labels"].tolist())
     told = zip(index.names(0, index.n), held["offsets"].tolist(), held["lengths"].tolist(), labels, strict=True)
     return "" if places == list(told) else "its index says other pictures than the tar has"

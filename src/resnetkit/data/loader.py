@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CHUNK = 32  # pictures per task: long enough that handing it to a thread costs nothing, short enough to balance
 AHEAD = 3  # batches in the making while one is used
+LARGE = 4_000_000  # numbers from which a permutation is made in parts; fewer keep the order that they always had
 WINDOW = 16  # shards whose pictures are mixed, where they lie far away
 ROW = -(-DRAWS // 4) * 4  # random numbers per position: Philox gives four 64-bit numbers per count
 ORDER, DRAW, MIX = range(3)  # streams of random numbers that never meet
@@ -61,7 +62,22 @@ def stream(kind: int, seed: int, epoch: int) -> np.random.Philox:
 
 def order(seed: int, epoch: int, n: int) -> Indices:
     """The permutation of 0 … n - 1 in which an epoch shows its pictures."""
-    return np.random.Generator(stream(ORDER, seed, epoch)).permutation(n)
+    source = np.random.Generator(stream(ORDER, seed, epoch))
+    return source.permutation(n) if n <= LARGE else scattered(source, n)
+
+
+def scattered(source: np.random.Generator, n: int) -> Indices:
+    """A permutation of 0 … n - 1, all equally likely, made from parts that fit into a processor's cache.
+
+    Each number draws one of 256 parts, and each part is shuffled (Rao 1961, Sandelius 1962).
+    """
+    part = source.integers(0, 256, n, dtype=np.uint8)
+    result: Indices = np.argsort(part, kind="stable")  # of bytes, which numpy sorts by counting
+    at = 0
+    for size in np.bincount(part, minlength=256).tolist():
+        result[at : at + size] = source.permutation(result[at : at + size])
+        at += size
+    return result
 
 
 def windowed(seed: int, epoch: int, sizes: Sequence[int], window: int) -> Indices:
@@ -86,9 +102,14 @@ def windowed(seed: int, epoch: int, sizes: Sequence[int], window: int) -> Indice
 def shown(data: Data, indices: Indices, seed: int, epoch: int) -> Indices:
     """`indices`, which ascend, in the order in which an epoch shows them."""
     if data.shards is None:
-        return indices[order(seed, epoch, len(indices))]
-    ends = np.append(np.searchsorted(indices, data.shards), len(indices))
-    return indices[windowed(seed, epoch, np.diff(ends).tolist(), WINDOW)]
+        places = order(seed, epoch, len(indices))
+    else:
+        ends = np.append(np.searchsorted(indices, data.shards), len(indices))
+        places = windowed(seed, epoch, np.diff(ends).tolist(), WINDOW)
+    if len(indices) and indices[-1] - indices[0] == len(indices) - 1:  # no gaps: looking ten million up takes long
+        places += indices[0]
+        return places
+    return indices[places]
 
 
 def draws(seed: int, epoch: int, start: int, count: int) -> NDArray[np.float64]:

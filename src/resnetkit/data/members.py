@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from resnetkit.atomic import write_bytes
 from resnetkit.data import tarindex
 from resnetkit.data.blobs import Blobs
 from resnetkit.data.pictures import Labels, Records, label_table, plain_name
-from resnetkit.data.tarindex import BLOCK, SUFFIX, Column, Index
+from resnetkit.data.tarindex import BLOCK, SUFFIX, Index
 from resnetkit.data.tars import Tar, ahead, find_pictures
 from resnetkit.engines import cache
 from resnetkit.errors import BadPicture, UserError
@@ -46,14 +46,11 @@ class Opened:
 class Members:
     """Pictures in tars, tar by tar in the order of the members."""
 
-    def __init__(self, blobs: Blobs, indexes: Sequence[Index], held: list[dict[str, Column]], about: list[Any]) -> None:
-        self.blobs, self.indexes, self.about = blobs, indexes, about
-        self.starts = np.cumsum([0, *(index.n for index in indexes)]).tolist()
+    def __init__(self, blobs: Blobs, indexes: Sequence[Index]) -> None:
+        self.blobs, self.indexes = blobs, indexes
+        self.starts = [0, *accumulate(index.n for index in indexes)]
         self.offsets = np.empty(self.starts[-1], np.uint32)  # in blocks of 512 bytes
         self.lengths = np.empty(self.starts[-1], np.uint32)
-        for k, columns in enumerate(held):
-            span = slice(self.starts[k], self.starts[k + 1])
-            self.offsets[span], self.lengths[span] = columns.pop("offsets"), columns.pop("lengths")
         self.tars = short_names([blobs.name(k) for k in range(len(blobs))])
         self._names = lru_cache(64)(self._read_names)
 
@@ -98,21 +95,23 @@ class Members:
         if not all(index.recorded for index in self.indexes):
             return None
         odd: dict[int, tuple[str, ...]] = {}
-        for start, about in zip(self.starts, self.about, strict=False):
-            odd |= {start + int(place): tuple(kinds) for place, kinds in about["odd"].items()}
+        for start, index in zip(self.starts, self.indexes, strict=False):
+            odd |= {start + int(place): tuple(kinds) for place, kinds in index.about["odd"].items()}
 
         def whole(name: str) -> NDArray[Any]:
             return np.concatenate([index.column(name) for index in self.indexes])
 
         width, height = whole("width").astype(np.int32), whole("height").astype(np.int32)
-        grey = all(about["grey"] for about in self.about)
+        grey = all(index.about["grey"] for index in self.indexes)
         return Records(whole("sha256"), width, height, odd, grey)
 
     def fingerprint(self) -> str:
         """SHA-256, as hex, over the tars' names, sizes and indexes, wherever they lie."""
         total = hashlib.sha256()
-        for name, index, about in zip(self.tars, self.indexes, self.about, strict=True):
-            total.update("\0".join([name, str(about["bytes"]), *about["classes"]]).encode("utf-8", "surrogateescape"))
+        for name, index in zip(self.tars, self.indexes, strict=True):
+            total.update(
+                "\0".join([name, str(index.about["bytes"]), *index.about["classes"]]).encode("utf-8", "surrogateescape")
+            )
             for column in sorted(index.places):
                 total.update(index.column(column).data)
         return total.hexdigest()
@@ -141,33 +140,37 @@ def open_members(blobs: Blobs, again: Callable[[list[str]], Blobs] | None = None
     names = [blobs.name(k) for k in range(len(blobs))]
     beside = again([name + SUFFIX for name in names]) if again else None
     with ThreadPoolExecutor(THREADS, thread_name_prefix="index") as pool:
-        found = list(pool.map(partial(kept, blobs, beside=beside), range(len(blobs))))
-    indexes, held, about = map(list, zip(*found, strict=True)) if found else ([], [], [])
-    others = sum(each.get("others", 0) for each in about), next((a["example"] for a in about if a.get("others")), "")
-    classes, tables = joined_classes(about, names)
-    kind = np.int16 if len(classes) < 1 << 15 else np.int32
-    labels: Labels = np.concatenate(
-        [table.astype(kind)[columns.pop("labels")] for table, columns in zip(tables, held, strict=True)]
-    )
-    del found
-    return Opened(Members(blobs, indexes, held, about), labels, classes, others)
+        indexes = list(pool.map(partial(kept, blobs, beside=beside, once={}), range(len(blobs))))
+    classes, tables = joined_classes(indexes, names)
+    pictures = Members(blobs, indexes)
+    labels: Labels = np.empty(len(pictures), np.int16 if len(classes) < 1 << 15 else np.int32)
+    for index, table, begin, end in zip(indexes, tables, pictures.starts, pictures.starts[1:], strict=False):
+        held = index.held()
+        pictures.offsets[begin:end], pictures.lengths[begin:end] = held["offsets"], held["lengths"]
+        labels[begin:end] = table[held["labels"]]
+    others = sum(index.about.get("others", 0) for index in indexes)
+    example = next((index.about["example"] for index in indexes if "example" in index.about), "")
+    return Opened(pictures, labels, classes, (others, example))
 
 
-def joined_classes(about: list[dict[str, Any]], names: list[str]) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
+def joined_classes(indexes: Sequence[Index], names: list[str]) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
     """The classes of all tars, and for each tar its labels' places among them, with -1 at the end for none.
 
     Sets that `resnet shard` wrote keep the order of their classes. Others: by number where all are numbers, else by
     bytes as folders are.
     """
     once: dict[tuple[str, ...], tuple[str, ...]] = {}
-    for each in about:
-        own = tuple(each["classes"])
-        each["classes"] = once.setdefault(own, own)  # thousands of tars share one list
+    for index in indexes:
+        own = index.about["classes"]
+        index.about["classes"] = once.setdefault(own, own)  # thousands of tars share one
     every = dict.fromkeys(plain_name(label) for own in once for label in own)
-    ordered = [(each["classes"], name) for each, name in zip(about, names, strict=True) if "set" in each]
+    ordered = [
+        (index.about["classes"], name) for index, name in zip(indexes, names, strict=True) if "set" in index.about
+    ]
     if ordered:
         classes, first = ordered[0]
-        for other, name in zip([each["classes"] for each in about], names, strict=True):
+        for index, name in zip(indexes, names, strict=True):
+            other = index.about["classes"]
             if other is not classes:
                 raise UserError(
                     f"{name}: of another data set than {first}: its {len(other):,} classes are not the "
@@ -179,11 +182,14 @@ def joined_classes(about: list[dict[str, Any]], names: list[str]) -> tuple[tuple
         classes = label_table(list(every))[1]
     place = {label: number for number, label in enumerate(classes)}
     tables = {own: np.array([*(place[plain_name(label)] for label in own), -1], np.int64) for own in once}
-    return classes, [tables[each["classes"]] for each in about]
+    return classes, [tables[index.about["classes"]] for index in indexes]
 
 
-def kept(blobs: Blobs, k: int, beside: Blobs | None) -> tuple[Index, dict[str, Column], dict[str, Any]]:
-    """The index of one tar: that beside it, that in the cache, or one that is made now, in this order."""
+def kept(blobs: Blobs, k: int, beside: Blobs | None, once: dict[str, tuple[str, ...]]) -> Index:
+    """The index of one tar: that beside it, that in the cache, or one that is made now, in this order.
+
+    once   see `tarindex.load`
+    """
     name, version = blobs.name(k), blobs.version(k)
     near = None if "://" in name else Path(name + SUFFIX)
     where = name if near is None else os.path.abspath(name)  # noqa: PTH100 - keeps bytes of names
@@ -191,20 +197,20 @@ def kept(blobs: Blobs, k: int, beside: Blobs | None) -> tuple[Index, dict[str, C
     cached = cache.folder(digest) / "tar.index"
     if near is not None:
         try:
-            found = tarindex.load(near)
-            if fits(found[2], blobs, k, version):
+            found = tarindex.load(near, once)
+            if fits(found.about, blobs, k, version):
                 return found
         except FileNotFoundError:
             pass
         except OSError as error:
             raise UserError(f"{near}: cannot be read ({error.strerror}); check its permissions") from None
     try:
-        return tarindex.load(cached)
+        return tarindex.load(cached, once)
     except (OSError, UserError):  # not there, or damaged: it can be made again
         pass
     if beside is not None and keep(fetched(beside, k), cached):
-        found = tarindex.load(cached)
-        if fits(found[2], blobs, k, version):
+        found = tarindex.load(cached, once)
+        if fits(found.about, blobs, k, version):
             return found
     made = scan(blobs, k, version, NEAR if near else FAR)
     place = next((path for path in (near, cached) if path is not None and keep(made, path)), None)
@@ -212,7 +218,7 @@ def kept(blobs: Blobs, k: int, beside: Blobs | None) -> tuple[Index, dict[str, C
         raise UserError(
             f"{name}: its index can be kept neither beside it nor in {cached.parent}; make room, or set XDG_CACHE_HOME"
         )
-    return tarindex.load(place)
+    return tarindex.load(place, once)
 
 
 def fits(about: dict[str, Any], blobs: Blobs, k: int, version: str) -> bool:

@@ -19,7 +19,7 @@ from resnetkit.data.audit import GREY, oddities
 from resnetkit.data.decode import Header, decode, probe
 from resnetkit.data.pictures import Data, Indices, Pixels, name_bad
 from resnetkit.data.resizing import resized
-from resnetkit.data.tarindex import BLOCK, SUFFIX
+from resnetkit.data.tarindex import BLOCK, SUFFIX, Column
 from resnetkit.data.tars import padded
 from resnetkit.errors import BadPicture, UserError
 
@@ -41,12 +41,12 @@ class Written:
     def of(cls, path: Path) -> Written | None:
         """The shard at a path, if it is whole by its size; its bytes are not read."""
         try:
-            index, _, about = tarindex.load(path.with_name(path.name + SUFFIX))
-            if path.stat().st_size != about["bytes"]:
+            index = tarindex.load(path.with_name(path.name + SUFFIX))
+            if path.stat().st_size != index.about["bytes"]:
                 return None
         except FileNotFoundError:
             return None
-        return cls(path.name, index.n, about["bytes"], about["sha256"], about["bad"])
+        return cls(path.name, index.n, index.about["bytes"], index.about["sha256"], index.about["bad"])
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def padding(data: bytes) -> bytes:
 
 def index_of(data: Data, rows: list[Row], written: Written, digest: str) -> bytes:
     """The index file of a shard."""
-    columns = {
+    columns: dict[str, Column] = {
         "offsets": np.array([row.start // BLOCK for row in rows], np.uint32),
         "lengths": np.array([row.length for row in rows], np.uint32),
         "labels": np.array([row.label for row in rows], np.int32),

@@ -55,7 +55,8 @@ def dump(columns: Mapping[str, Column], names: list[str], about: dict[str, Any])
         "name_ends": np.cumsum([len(name) for name in encoded], dtype=np.uint32),
     }
     typed = {name: np.ascontiguousarray(whole[name], TYPES[kind]) for name, kind in kinds(whole).items()}
-    text = json.dumps({**about, "format": FORMAT, "check": check(typed)}, sort_keys=True)
+    own = {"format": FORMAT, "check": check(typed), "classes": json.dumps(about["classes"])}
+    text = json.dumps({**about, **own}, sort_keys=True)
     return save(typed, metadata={KEY: text})
 
 
@@ -73,11 +74,12 @@ def check(columns: Mapping[str, Column]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """An index file that was opened: its length, and where its columns lie in it."""
+    """An index file that was opened: how many pictures it has, where its columns lie in it, what it is of."""
 
     path: Path
     n: int
     places: dict[str, tuple[int, int]]  # column to first byte and bytes
+    about: dict[str, Any]  # the metadata
 
     def column(self, name: str, first: int = 0, count: int | None = None) -> Column:
         """Rows of a column, from the file; (count, 32) of sha256. Raises UserError where they cannot be read."""
@@ -98,6 +100,17 @@ class Index:
         data = self._bytes(self.places["names"][0] + ends[0], ends[-1] - ends[0])
         return [data[a - ends[0] : b - ends[0]].decode("utf-8", "surrogateescape") for a, b in pairwise(ends)]
 
+    def held(self) -> dict[str, Column]:
+        """Offsets, lengths and labels, checked. Raises UserError where they are damaged."""
+        columns = {name: self.column(name) for name in HELD}
+        try:
+            if self.about["check"] != check(columns):
+                raise ValueError("its SHA-256 is another")
+            limits(columns, self.about)
+        except (ValueError, TypeError, KeyError) as error:
+            raise damaged(self.path, str(error)) from None
+        return columns
+
     @property
     def recorded(self) -> bool:
         """Whether `resnet shard` wrote down what each picture is."""
@@ -117,10 +130,11 @@ class Index:
         return data
 
 
-def load(path: Path) -> tuple[Index, dict[str, Column], dict[str, Any]]:
-    """An index file: itself, the columns that stand in memory, the metadata.
+def load(path: Path, once: dict[str, tuple[str, ...]] | None = None) -> Index:
+    """Open an index file; its columns are read later.
 
-    Raises UserError when it is none, or damaged; FileNotFoundError and other OSErrors.
+    once   classes by how they are written, which this adds to: thousands of tars then share one list
+    Raises UserError when it is none, or its header is damaged; FileNotFoundError and other OSErrors.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -141,16 +155,12 @@ def load(path: Path) -> tuple[Index, dict[str, Column], dict[str, Any]]:
         rows = {name: n * (32 if name == "sha256" else 4) for name in places if name != "names"}
         if about["format"] != FORMAT or any(places[name][1] != rows[name] for name in rows):
             raise ValueError("its columns do not fit")
-        index = Index(path, n, places)
-        held = {name: index.column(name) for name in HELD}
-        if about["check"] != check(held):
-            raise ValueError("its SHA-256 is another")
-        limits(held, about)
+        once, text = {} if once is None else once, about["classes"]
+        if text not in once:
+            once[text] = tuple(json.loads(text))
+        return Index(path, n, places, {**about, "classes": once[text]})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
         raise damaged(path, str(error)) from None
-    return index, held, about
 
 
 def limits(held: Mapping[str, Column], about: dict[str, Any]) -> None:
