@@ -26,7 +26,7 @@ from resnetkit import sharding
 from resnetkit.data import shardwriter
 from resnetkit.data.audit import Audit, audit, fingerprint, from_records
 from resnetkit.data.pictures import Arrays, Data
-from resnetkit.data.shardwriter import key_for
+from resnetkit.data.shardwriter import header_of, key_for
 from resnetkit.data.source import open_data
 from resnetkit.errors import UserError
 from resnetkit.sharding import Sharded, Sharding
@@ -332,3 +332,11 @@ def test_shards_can_be_sharded_anew(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x" / "train-1.tar", samples(range(9)))
     shard(path, tmp_path / "a", verify=True)
     assert open_data(tmp_path / "a").classes == ("0", "1")
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "n" * 100, "n" * 101, "d/" * 60 + "x", "é", "\udcff", "a b/c.cls"])
+@pytest.mark.parametrize("size", [0, 1, 511, 109_000, 2**32 - 1])
+def test_headers_are_those_that_tarfile_writes(name: str, size: int) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    assert header_of(name, size) == member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")

@@ -172,10 +172,11 @@ def in_order(
         return written, False
 
     waiting = iter(plans)
-    pool = ThreadPoolExecutor(default_threads(), thread_name_prefix="shard")
+    threads = 2 * default_threads()  # as many again, because each waits for its disk when a shard is whole
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="shard")
     try:
         under_way: deque[Future[tuple[Written, bool]]] = deque(
-            pool.submit(make, plan) for plan in islice(waiting, 2 * default_threads())
+            pool.submit(make, plan) for plan in islice(waiting, 2 * threads)
         )
         while under_way:
             yield under_way.popleft().result()

@@ -159,10 +159,7 @@ def joined_classes(indexes: Sequence[Index], names: list[str]) -> tuple[tuple[st
     Sets that `resnet shard` wrote keep the order of their classes. Others: by number where all are numbers, else by
     bytes as folders are.
     """
-    once: dict[tuple[str, ...], tuple[str, ...]] = {}
-    for index in indexes:
-        own = index.about["classes"]
-        index.about["classes"] = once.setdefault(own, own)  # thousands of tars share one
+    once = dict.fromkeys(index.about["classes"] for index in indexes)
     every = dict.fromkeys(plain_name(label) for own in once for label in own)
     ordered = [
         (index.about["classes"], name) for index, name in zip(indexes, names, strict=True) if "set" in index.about
@@ -171,7 +168,7 @@ def joined_classes(indexes: Sequence[Index], names: list[str]) -> tuple[tuple[st
         classes, first = ordered[0]
         for index, name in zip(indexes, names, strict=True):
             other = index.about["classes"]
-            if other is not classes:
+            if other != classes:
                 raise UserError(
                     f"{name}: of another data set than {first}: its {len(other):,} classes are not the "
                     f"{len(classes):,} there; give the shards of one set"

@@ -24,6 +24,9 @@ from resnetkit.data.tars import padded
 from resnetkit.errors import BadPicture, UserError
 
 ENDINGS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp", "PPM": "ppm"}
+# Of a ustar header (POSIX.1-1988), what is the same for all members; 0o644, root by number and by no name, in 1970.
+MODE_AND_OWNER, TIME = b"0000644\0" + b"0000000\0" * 2, b"00000000000\0"
+REST = b"0" + bytes(100) + b"ustar\00" + b"00" + bytes(247)
 QUALITY = 90  # of JPEGs that are made anew
 
 
@@ -90,11 +93,9 @@ def write_shard(
                     continue
                 key = key_for(data.pictures.name(i), keys)
                 name, label = f"{key}.{ENDINGS[header.format]}", int(data.labels[i])
-                text = str(label).encode()
-                head = header_of(name, len(picture))
-                whole = (head, picture, padding(picture), header_of(f"{key}.cls", len(text)), text, padding(text))
+                head, tail = header_of(name, len(picture)), label_after(picture, key, label)
                 rows.append(Row(name, at + len(head), len(picture), label, hashlib.sha256(picture).digest(), header))
-                for piece in whole:
+                for piece in (head, picture, tail):
                     total.update(piece)
                     file.write(piece)
                     at += len(piece)
@@ -157,8 +158,21 @@ def key_for(name: str, taken: set[str]) -> str:
     return key
 
 
+def label_after(picture: bytes, key: str, label: int) -> bytes:
+    """What follows a picture's bytes: the rest of its last block, and the member with its label."""
+    text = str(label).encode()
+    return b"".join((padding(picture), header_of(f"{key}.cls", len(text)), text, padding(text)))
+
+
 def header_of(name: str, size: int) -> bytes:
-    """A member's header; the same on every day and for every user."""
+    """A member's header; the same on every day and for every user.
+
+    Of a name that ustar takes as it is, written here, because tarfile needs as long as SHA-256 of the picture does.
+    """
+    if name.isascii() and len(name) <= 100:
+        fields = (name.encode().ljust(100, b"\0"), MODE_AND_OWNER, b"%011o\0" % size, TIME)
+        block = b"".join((*fields, b" " * 8, REST))
+        return block[:148] + b"%06o\0 " % sum(block) + block[156:]
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, 0o644
     return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
