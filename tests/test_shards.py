@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from PIL import Image
 
 import resnetkit
 from resnetkit import training
+from resnetkit.data import audit, loader, source
 from resnetkit.data.pictures import Data
 from resnetkit.data.shardnames import split_of
+from resnetkit.data.shards import load_shards
 from resnetkit.data.source import open_data
 from resnetkit.errors import UserError
 from resnetkit.recipe import Recipe
@@ -189,3 +192,33 @@ def test_wrong_patterns_on_the_command_line(resnet: Run, tmp_path: Path, monkeyp
     code, _, err = resnet("train", "x-{0...tar", "--out", "r")
     assert code == 2
     assert err == "resnet: x-{0...tar: braces that do not close, or stand in one another; write name-{000..123}.tar\n"
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_shards_that_lie_far_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample is looked at, pictures of few shards are read together, and a run goes on to the same score."""
+    members = [(f"{k:03}.jpg", jpeg(k)) for k in range(48)]
+    for n in range(6):
+        part = [p for k in range(8 * n, 8 * n + 8) for p in (members[k], (f"{k:03}.cls", str(k % 2).encode()))]
+        write_tar(tmp_path / "s" / f"train-{n}.tar", part)
+    write_tar(tmp_path / "s" / "val-0.tar", samples(range(50, 58)))
+    monkeypatch.setattr(source, "load_shards", partial(load_shards, far=True))
+    monkeypatch.setattr(audit, "LOOKED_AT", 10)
+    monkeypatch.setattr(loader, "WINDOW", 2)
+    data = open_data(tmp_path / "s")
+    assert data.shards is not None
+    first = loader.shown(data, data.select("train"), 3, 0)[:16]
+    assert len({k // 8 for k in first.tolist()}) == 2
+    assert sorted(data.pictures.read(i) for i in data.select("train").tolist()) == sorted(  # type: ignore[type-var]
+        jpeg(k) for k in range(48)
+    )
+    found = audit.sampled(data)
+    assert found is not None
+    assert len(found) == 10
+    finished = resnetkit.train(tmp_path / "s", recipe=tiny(), out=tmp_path / "run")
+    report = (tmp_path / "run" / "result.json").read_text()
+    assert "a sample, because there are so many pictures" in report
+    assert resnetkit.resume(tmp_path / "run").result.correct == finished.result.correct
+    write_tar(tmp_path / "s" / "train-3.tar", samples(range(24, 32)))
+    with pytest.raises(UserError, match=r"the pictures are not those that .* was begun with"):
+        resnetkit.resume(tmp_path / "run")

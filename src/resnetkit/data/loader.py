@@ -105,7 +105,8 @@ def shown(data: Data, indices: Indices, seed: int, epoch: int) -> Indices:
         places = order(seed, epoch, len(indices))
     else:
         ends = np.append(np.searchsorted(indices, data.shards), len(indices))
-        places = windowed(seed, epoch, np.diff(ends).tolist(), WINDOW)
+        sizes = np.diff(ends)
+        places = windowed(seed, epoch, sizes[sizes > 0].tolist(), WINDOW)  # shards of another split are none of these
     if len(indices) and indices[-1] - indices[0] == len(indices) - 1:  # no gaps: looking ten million up takes long
         places += indices[0]
         return places
