@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from resnetkit.data.audit import Audit, channel_statistics
+from resnetkit.data.audit import Audit, channel_statistics, shorter_sides
 from resnetkit.data.loader import Reader, default_threads
 from resnetkit.data.pictures import Data
 from resnetkit.data.transforms import Preprocess
@@ -76,7 +76,7 @@ def resolve_input(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile |
         rules.append(f"{spec.channels} channels: {'every picture is grey' if audit.all_grey else 'colour pictures'}")
     if spec.size == "auto":
         train = data.splits["train"]
-        median = int(np.median(np.minimum(audit.width[train], audit.height[train])))
+        median = int(np.median(shorter_sides(audit, train)))
         size = next((size for size, most in ((32, 40), (64, 80), (96, 112)) if median <= most), 128)
         spec = replace(spec, size=size)
         rules.append(f"input {size} pixels: the median shorter side is {median}")

@@ -43,6 +43,7 @@ class Environment:
 
     command: str
     data: str
+    val: str | None  # the pictures to check with, where they come from another place
     fingerprint: str  # SHA-256 over names, labels and contents of the pictures
     weights: str | None  # the file that training began from
     device: str
@@ -61,6 +62,7 @@ def this_environment(
     *,
     derived: tuple[str, ...],
     notes: tuple[str, ...],
+    val: str | None = None,
 ) -> Environment:
     """The environment of the process that runs now."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({processor()})"
@@ -68,6 +70,7 @@ def this_environment(
     return Environment(
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         data=data,
+        val=val,
         fingerprint=fingerprint,
         weights=weights,
         device=name,
@@ -195,7 +198,9 @@ def read_environment(folder: Path) -> Environment:
     """The environment in which a run was begun."""
     values = read_json(folder / "environment.json")
     try:
-        return Environment(**{**values, "derived": tuple(values["derived"]), "notes": tuple(values["notes"])})
+        return Environment(
+            **{"val": None, **values, "derived": tuple(values["derived"]), "notes": tuple(values["notes"])}
+        )
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{folder / 'environment.json'}: of another version of resnetkit, or damaged ({error})"

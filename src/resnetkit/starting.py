@@ -86,7 +86,7 @@ def opening_lines(data: Data, audit: Audit, resolved: Resolved, environment: Env
 
 def sizes(data: Data, audit: Audit) -> str:
     """How large the pictures are."""
-    used = data.used()
+    used = data.used() if audit.whole else audit.indices
     short = np.minimum(audit.width[used], audit.height[used])
     long = np.maximum(audit.width[used], audit.height[used])
     if short.min() == long.max():

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from resnetkit.events import EpochDone, Event, Finished, Found, Progress
     from resnetkit.model import Architecture
     from resnetkit.protocol import Scoring
+    from resnetkit.sharding import Sharding
     from resnetkit.weights import ModelFile
 
 CLASSES_SHOWN = 20  # rows of the per-class table, the worst ones
@@ -254,6 +255,21 @@ def show_bad(console: Console, bad: dict[str, str]) -> None:
         say(console, f"  {path}: {reason}")
     if len(bad) > BAD_SHOWN:
         say(console, f"  … {len(bad) - BAD_SHOWN} more; --json has all")
+
+
+# Shards
+
+
+@contextmanager
+def status() -> Iterator[Callable[[str], None]]:
+    """A live line on standard error for work that may take hours; nothing where that is no terminal."""
+    console = screen(stderr=True)
+    with live_area(console) as area:
+        yield Watcher(console, area).live
+
+
+def sharding_line(event: Sharding) -> str:
+    return f"{'verified' if event.verifying else 'written'}: {event.done:,} of {counted(event.total, 'picture')}"
 
 
 # Networks

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 CHUNK = 32  # pictures per task: long enough that handing it to a thread costs nothing, short enough to balance
 AHEAD = 3  # batches in the making while one is used
+LARGE = 4_000_000  # numbers from which a permutation is made in parts; fewer keep the order that they always had
+WINDOW = 16  # shards whose pictures are mixed, where they lie far away
 ROW = -(-DRAWS // 4) * 4  # random numbers per position: Philox gives four 64-bit numbers per count
 ORDER, DRAW, MIX = range(3)  # streams of random numbers that never meet
 T = TypeVar("T")
@@ -61,7 +63,55 @@ def stream(kind: int, seed: int, epoch: int) -> np.random.Philox:
 
 def order(seed: int, epoch: int, n: int) -> Indices:
     """The permutation of 0 … n - 1 in which an epoch shows its pictures."""
-    return np.random.Generator(stream(ORDER, seed, epoch)).permutation(n)
+    source = np.random.Generator(stream(ORDER, seed, epoch))
+    return source.permutation(n) if n <= LARGE else scattered(source, n)
+
+
+def scattered(source: np.random.Generator, n: int) -> Indices:
+    """A permutation of 0 … n - 1, all equally likely, made from parts that fit into a processor's cache.
+
+    Each number draws one of 256 parts, and each part is shuffled (Rao 1961, Sandelius 1962).
+    """
+    part = source.integers(0, 256, n, dtype=np.uint8)
+    result: Indices = np.argsort(part, kind="stable")  # of bytes, which numpy sorts by counting
+    at = 0
+    for size in np.bincount(part, minlength=256).tolist():
+        result[at : at + size] = source.permutation(result[at : at + size])
+        at += size
+    return result
+
+
+def windowed(seed: int, epoch: int, sizes: Sequence[int], window: int) -> Indices:
+    """A permutation of 0 … sum(sizes) - 1 that reads shards of these sizes, one after the other in the pool, together.
+
+    The shards are shuffled and taken `window` at a time; the pictures of such a group are shuffled among themselves. So
+    no more than `window` shards are begun and not yet read to their end, wherever an epoch stands.
+    """
+    source = np.random.Generator(stream(ORDER, seed, epoch))
+    begin = np.cumsum([0, *sizes])
+    shards = source.permutation(len(sizes)).tolist()
+    result = np.empty(int(begin[-1]), np.int64)
+    at = 0
+    for first in range(0, len(shards), window):
+        group = [np.arange(begin[k], begin[k + 1]) for k in shards[first : first + window]]
+        together = source.permutation(np.concatenate(group))
+        result[at : at + len(together)] = together
+        at += len(together)
+    return result
+
+
+def shown(data: Data, indices: Indices, seed: int, epoch: int) -> Indices:
+    """`indices`, which ascend, in the order in which an epoch shows them."""
+    if data.shards is None:
+        places = order(seed, epoch, len(indices))
+    else:
+        ends = np.append(np.searchsorted(indices, data.shards), len(indices))
+        sizes = np.diff(ends)
+        places = windowed(seed, epoch, sizes[sizes > 0].tolist(), WINDOW)  # shards of another split are none of these
+    if len(indices) and indices[-1] - indices[0] == len(indices) - 1:  # no gaps: looking ten million up takes long
+        places += indices[0]
+        return places
+    return indices[places]
 
 
 def draws(seed: int, epoch: int, start: int, count: int) -> NDArray[np.float64]:
@@ -117,7 +167,7 @@ def training_batches(
     The remainder of an epoch (fewer than `batch` pictures, other ones each epoch) is left out.
     Raises UserError naming the pictures of a batch that cannot be read.
     """
-    permuted = indices[order(seed, epoch, len(indices))]
+    permuted = shown(reader.data, indices, seed, epoch)
 
     def make(out: Pixels, first: int) -> dict[int, str]:
         table = draws(seed, epoch, first, len(out))
@@ -203,7 +253,7 @@ def run_ahead(
         first, out = under_way.popleft()
         bad = {index: reason for found in reasons for index, reason in found.items()}
         here = indices[first : first + len(out)]
-        yield Batch(out, labels[here], here, bad)
+        yield Batch(out, labels[here].astype(np.int64), here, bad)
 
 
 def in_threads(threads: int, groups: Iterator[list[Callable[[], T]]]) -> Iterator[list[T]]:
