@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from resnetkit.data.decode import Pixels, decode, luma
+from resnetkit.data.policies import SLOTS, transformed
 from resnetkit.data.resizing import FILTERS, Filter, resized, with_pillow
 from resnetkit.errors import UserError, nearest
 
@@ -44,10 +45,10 @@ ERASE = 26  # erased below augment.erase
 ERASE_TRIES = 27  # (area, ratio) of ten attempts, slots 27 to 46
 ERASE_TOP, ERASE_LEFT = 47, 48
 COLOUR = 49  # along each of the three colour axes, slots 49 to 51
-DRAWS = 52
+POLICY = 52  # the SLOTS numbers of the policy, slots 52 to 67
+DRAWS = POLICY + SLOTS
 
 TRIES = 10
-ERASE_AREA = (0.02, 0.4)  # of the picture; arXiv 1708.04896
 ERASE_RATIO = (0.3, 3.3)  # height / width
 
 # Eigenvalues, and as columns eigenvectors, of the covariance of ImageNet's RGB values in [0, 1]. AlexNet (Krizhevsky
@@ -90,6 +91,10 @@ class Preprocess:
         if data.shape[2] == self.channels:
             return data
         return luma(data) if self.channels == 1 else np.repeat(data, 3, axis=2)
+
+    def at(self, size: int) -> Preprocess:
+        """The same at another side, the picture as large in it. One mean per channel only."""
+        return replace(self, size=size, resize_to=round(self.resize_to * size / self.size))
 
     def fit(self, picture: Pixels) -> Pixels:
         """Resize and centre crop: (H, W, C) to (size, size, C)."""
@@ -236,7 +241,7 @@ def _check(value: Preprocess) -> None:
 
 
 def augmented(picture: Pixels, preprocess: Preprocess, augment: Augment, draws: NDArray[np.float64]) -> Pixels:
-    """(H, W, C) to (size, size, C), changed at random: crop, mirror, colour, jitter, erase, in this order.
+    """(H, W, C) to (size, size, C), changed at random: crop, mirror, policy, colour, jitter, erase, in this order.
 
     A pure function of its arguments; `draws` are DRAWS uniform numbers in [0, 1), each with a fixed meaning:
 
@@ -249,6 +254,7 @@ def augmented(picture: Pixels, preprocess: Preprocess, augment: Augment, draws: 
       27 … 46    erase: area and ratio of attempts 1 to 10
       47, 48     erase: top, left
       49, 50, 51 colour: along the first, second, third axis
+      52 … 67    policy: of each operation which one, whether, how strong, which way
 
     crop "none" is `Preprocess.fit`; "pad" fits, adds `pad` pixels of the mean colour on each side and crops `size`;
     "resized" crops an area and shape drawn at random, then resizes it to `size`; "scale" resizes the picture in its own
@@ -270,12 +276,15 @@ def augmented(picture: Pixels, preprocess: Preprocess, augment: Augment, draws: 
             raise ValueError(f"augment.crop={augment.crop!r}: choose from none, pad, resized, scale")
     if augment.flip and draw[FLIP] < 0.5:
         picture = _mirrored(picture)
+    if augment.policy != "none":
+        blank, filter = preprocess.blank[0, 0], preprocess.filter
+        picture = transformed(picture, augment, blank, filter, draw[POLICY:])
     if augment.colour and picture.shape[2] == 3:
         picture = _shifted_in_colour(picture, augment.colour, draw)
     if augment.jitter:
         picture = _jittered(picture, augment.jitter, draw)
     if draw[ERASE] < augment.erase:
-        picture = _erased(picture, preprocess.blank, draw)
+        picture = _erased(picture, preprocess.blank, augment.erase_area, draw)
     return picture
 
 
@@ -356,12 +365,12 @@ def _jittered(picture: Pixels, jitter: float, draw: list[float]) -> Pixels:
     return np.array(image).reshape(picture.shape)
 
 
-def _erased(picture: Pixels, blank: Pixels, draw: list[float]) -> Pixels:
+def _erased(picture: Pixels, blank: Pixels, share: tuple[float, float], draw: list[float]) -> Pixels:
     """Random erasing (arXiv 1708.04896) of a rectangle, to the mean colour. Unchanged where ten attempts do not fit."""
     height, width = picture.shape[:2]
     low, high = math.log(ERASE_RATIO[0]), math.log(ERASE_RATIO[1])
     for slot in range(ERASE_TRIES, ERASE_TRIES + 2 * TRIES, 2):
-        area = height * width * (ERASE_AREA[0] + draw[slot] * (ERASE_AREA[1] - ERASE_AREA[0]))
+        area = height * width * (share[0] + draw[slot] * (share[1] - share[0]))
         shape = math.exp(low + draw[slot + 1] * (high - low))
         h, w = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
         if 0 < h < height and 0 < w < width:
