@@ -262,7 +262,7 @@ def test_a_cut_off_file_is_named(native: Any, folder: Data) -> None:
 
 def test_a_run_says_which_decoded_it(native: Any) -> None:
     def begun(**versions: str) -> Environment:
-        return Environment("", "", "", None, "", 1, {"torch": "2", **versions}, "", (), ())
+        return Environment("", "", None, "", None, "", 1, {"torch": "2", **versions}, "", (), ())
 
     assert decoder_changed(begun(**{"resnetkit-native": native.__version__})) == ()
     (sentence,) = decoder_changed(begun())

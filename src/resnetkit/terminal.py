@@ -77,7 +77,7 @@ def duration(seconds: float) -> str:
 
 def amount(number: int) -> str:
     """With three figures: `11.5 G`, `556 M`, `64.0 k`."""
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+    for unit, size in (("E", 10**18), ("P", 10**15), ("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= 0.9995 * size:
             value = number / size
             places = 2 if value < 9.995 else 1 if value < 99.95 else 0

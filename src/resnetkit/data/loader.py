@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from resnetkit.data.decode import Jpeg
 from resnetkit.data.pictures import Data, Indices, Pixels, name_bad
-from resnetkit.data.transforms import DRAWS, Preprocess, augmented
+from resnetkit.data.policies import SLOTS
+from resnetkit.data.transforms import POLICY, Preprocess, augmented
 from resnetkit.errors import BadPicture, UserError
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ CHUNK = 32  # pictures per task: long enough that handing it to a thread costs n
 AHEAD = 3  # batches in the making while one is used
 LARGE = 4_000_000  # numbers from which a permutation is made in parts; fewer keep the order that they always had
 WINDOW = 16  # shards whose pictures are mixed, where they lie far away
-ROW = -(-DRAWS // 4) * 4  # random numbers per position: Philox gives four 64-bit numbers per count
-ORDER, DRAW, MIX = range(3)  # streams of random numbers that never meet
+ROW, POLICY_ROW = POLICY, SLOTS  # random numbers per position, multiples of four: Philox gives four per count
+ORDER, DRAW, MIX, POLICIES = range(4)  # streams of random numbers that never meet
 T = TypeVar("T")
 
 
@@ -114,11 +115,29 @@ def shown(data: Data, indices: Indices, seed: int, epoch: int) -> Indices:
     return indices[places]
 
 
+def repeated(places: Indices, times: int) -> Indices:
+    """Each of the first places `times` times in a row, as many as there were: an epoch then shows n / times pictures.
+
+    Repeated augmentation (arXiv 1902.05509) as timm's RepeatAugSampler: the places of one picture, each with random
+    numbers of its own, stand in one batch, or in two where a batch ends among them.
+    """
+    n = len(places)
+    return places if times == 1 else np.repeat(places[: -(-n // times)], times)[:n]
+
+
+def side_at(augment: Augment, progress: float, size: int) -> int:
+    """The side of the training input at a share `progress` of the training; `size` where the recipe names none."""
+    return next((side for share, side in reversed(augment.sizes) if progress >= share), size)
+
+
 def draws(seed: int, epoch: int, start: int, count: int) -> NDArray[np.float64]:
     """The random numbers of positions start … start + count - 1: (count, DRAWS), uniform in [0, 1)."""
-    source = stream(DRAW, seed, epoch)
-    source.advance(start * ROW // 4)
-    return np.random.Generator(source).random((count, ROW))[:, :DRAWS]
+    parts = []
+    for kind, row in ((DRAW, ROW), (POLICIES, POLICY_ROW)):  # a longer row would have changed every picture there was
+        source = stream(kind, seed, epoch)
+        source.advance(start * row // 4)
+        parts.append(np.random.Generator(source).random((count, row)))
+    return np.concatenate(parts, axis=1)
 
 
 def mixing(seed: int, epoch: int, step: int) -> np.random.Generator:
@@ -137,6 +156,14 @@ class Reader:
     def __init__(self, data: Data, preprocess: Preprocess, *, threads: int, keep: bool = False) -> None:
         self.data, self.preprocess, self.threads = data, preprocess, threads
         self.kept: list[Pixels | None] | None = [None] * len(data.pictures) if keep else None
+
+    def at(self, size: int) -> Reader:
+        """A reader of the same pictures, kept in the same memory, for input of another side."""
+        if size == self.preprocess.size:
+            return self
+        other = Reader(self.data, self.preprocess.at(size), threads=self.threads)
+        other.kept = self.kept
+        return other
 
     def __call__(self, index: int) -> Pixels:
         """The picture as uint8 (H, W, C), before resizing. Raises BadPicture."""
@@ -167,7 +194,7 @@ def training_batches(
     The remainder of an epoch (fewer than `batch` pictures, other ones each epoch) is left out.
     Raises UserError naming the pictures of a batch that cannot be read.
     """
-    permuted = shown(reader.data, indices, seed, epoch)
+    permuted = repeated(shown(reader.data, indices, seed, epoch), augment.repeats)
 
     def make(out: Pixels, first: int) -> dict[int, str]:
         table = draws(seed, epoch, first, len(out))

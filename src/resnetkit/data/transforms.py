@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.data.decode import Jpeg, Pixels, croppable, decode, luma
+from resnetkit.data.policies import SLOTS, transformed
 from resnetkit.data.resizing import FILTERS, Filter, resized, with_pillow
 from resnetkit.errors import UserError, nearest
 
@@ -43,10 +44,10 @@ ERASE = 26  # erased below augment.erase
 ERASE_TRIES = 27  # (area, ratio) of ten attempts, slots 27 to 46
 ERASE_TOP, ERASE_LEFT = 47, 48
 COLOUR = 49  # along each of the three colour axes, slots 49 to 51
-DRAWS = 52
+POLICY = 52  # the SLOTS numbers of the policy, slots 52 to 67
+DRAWS = POLICY + SLOTS
 
 TRIES = 10
-ERASE_AREA = (0.02, 0.4)  # of the picture; arXiv 1708.04896
 ERASE_RATIO = (0.3, 3.3)  # height / width
 
 # Eigenvalues, and as columns eigenvectors, of the covariance of ImageNet's RGB values in [0, 1]. AlexNet (Krizhevsky
@@ -89,6 +90,10 @@ class Preprocess:
         if data.shape[2] == self.channels:
             return data
         return luma(data) if self.channels == 1 else np.repeat(data, 3, axis=2)
+
+    def at(self, size: int) -> Preprocess:
+        """The same at another side, the picture as large in it. One mean per channel only."""
+        return replace(self, size=size, resize_to=round(self.resize_to * size / self.size))
 
     def open(self, data: bytes | NDArray[np.uint8]) -> Pixels | Jpeg:
         """As `load`, but a JPEG of which only a crop has to be decoded stays as it is until then."""
@@ -249,19 +254,9 @@ def _check(value: Preprocess) -> None:
 
 
 def augmented(picture: Pixels | Jpeg, preprocess: Preprocess, augment: Augment, draws: NDArray[np.float64]) -> Pixels:
-    """(H, W, C) to (size, size, C), changed at random: crop, mirror, colour, jitter, erase, in this order.
+    """(H, W, C) to (size, size, C), changed at random: crop, mirror, policy, colour, jitter, erase, in this order.
 
-    A pure function of its arguments; `draws` are DRAWS uniform numbers in [0, 1), each with a fixed meaning:
-
-      slots      meaning
-      0          mirror
-      1, 2       top, left of the crop
-      3 … 22     crop "resized": area and ratio of attempts 1 to 10; crop "scale": 3 is the shorter side
-      23, 24, 25 brightness, contrast, saturation
-      26         erase or not
-      27 … 46    erase: area and ratio of attempts 1 to 10
-      47, 48     erase: top, left
-      49, 50, 51 colour: along the first, second, third axis
+    A pure function of its arguments; `draws` are DRAWS uniform numbers in [0, 1), each with a fixed meaning, the slots above.
 
     crop "none" is `Preprocess.fit`; "pad" fits, adds `pad` pixels of the mean colour on each side and crops `size`;
     "resized" crops an area and shape drawn at random, then resizes it to `size`; "scale" resizes the picture in its own
@@ -269,12 +264,14 @@ def augmented(picture: Pixels | Jpeg, preprocess: Preprocess, augment: Augment, 
     """
     draw: list[float] = draws.tolist()  # reading numbers out of an array one by one is slow
     made = _cropped(picture, preprocess, augment, draw)
+    if augment.policy != "none":
+        made = transformed(made, augment, preprocess.blank[0, 0], preprocess.filter, draw[POLICY:])
     if augment.colour and made.shape[2] == 3:
         made = _shifted_in_colour(made, augment.colour, draw)
     if augment.jitter:
         made = _jittered(made, augment.jitter, draw)
     if draw[ERASE] < augment.erase:
-        made = _erased(made, preprocess.blank, draw)
+        made = _erased(made, preprocess.blank, augment.erase_area, draw)
     return made
 
 
@@ -380,12 +377,12 @@ def _jittered(picture: Pixels, jitter: float, draw: list[float]) -> Pixels:
     return np.array(image).reshape(picture.shape)
 
 
-def _erased(picture: Pixels, blank: Pixels, draw: list[float]) -> Pixels:
+def _erased(picture: Pixels, blank: Pixels, share: tuple[float, float], draw: list[float]) -> Pixels:
     """Random erasing (arXiv 1708.04896) of a rectangle, to the mean colour. Unchanged where ten attempts do not fit."""
     height, width = picture.shape[:2]
     low, high = math.log(ERASE_RATIO[0]), math.log(ERASE_RATIO[1])
     for slot in range(ERASE_TRIES, ERASE_TRIES + 2 * TRIES, 2):
-        area = height * width * (ERASE_AREA[0] + draw[slot] * (ERASE_AREA[1] - ERASE_AREA[0]))
+        area = height * width * (share[0] + draw[slot] * (share[1] - share[0]))
         shape = math.exp(low + draw[slot + 1] * (high - low))
         h, w = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
         if 0 < h < height and 0 < w < width:
