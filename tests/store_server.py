@@ -65,6 +65,7 @@ class Proxy:
     forever one fault for all requests that have none of their own
     meeting answers to GET wait until so many readers wait, and fail where they do not come
     silent  headers that answers lack
+    wait    seconds before each answer
     """
 
     address: str
@@ -74,6 +75,7 @@ class Proxy:
     forever: str = ""
     meeting: threading.Barrier | None = None
     silent: tuple[str, ...] = ()
+    wait: float = 0.0
     asked: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -111,6 +113,7 @@ class Way(BaseHTTPRequestHandler):
         try:
             if state.meeting is not None and self.command == "GET":
                 state.meeting.wait(10)
+            state.ended.wait(state.wait)
             self.answer(fault)
         except (BrokenPipeError, ConnectionResetError, threading.BrokenBarrierError):
             pass  # the reader gave up, or others did not come

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ssl
 import sys
 from pathlib import Path
 
@@ -73,9 +74,30 @@ def test_what_has_no_status() -> None:
         KeyError(),
     ):
         assert not fault(error).again, error
-    wrapped = FileNotFoundError("http://x")  # as fsspec does with everything that a web server does
-    wrapped.__cause__ = TimeoutError()
+    wrapped = aiohttp.ClientConnectionError("Cannot connect to host certificates.example")
     assert fault(wrapped).again
+    wrapped.__cause__ = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] self-signed")
+    assert not fault(wrapped).again
+    assert "AWS_CA_BUNDLE" in fault(wrapped).advice
+    missing = FileNotFoundError("http://x")  # as fsspec does with everything that a web server does
+    missing.__cause__ = TimeoutError()
+    assert fault(missing).again
+
+
+def test_waits_double_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As docs/scale.md states them: 0.5 to 16 s, each by chance up to half more or less."""
+    pytest.importorskip("aiohttp")
+    waits: list[float] = []
+    monkeypatch.setattr(stores.time, "sleep", waits.append)
+    web = Store("http://host")
+    monkeypatch.setattr(web, "_facts", lambda _: (_ for _ in ()).throw(TimeoutError))
+    for _ in range(20):
+        with pytest.raises(UserError, match="given up after 7 tries in 0 s: no answer in time"):
+            web.facts("http://host/x")
+    for at in range(0, len(waits), 6):
+        assert all(0.5 <= wait / (0.5 * 2**k) <= 1.5 for k, wait in enumerate(waits[at : at + 6]))
+    assert len(waits) == 20 * 6
+    assert len(set(waits)) == len(waits), "all come back at the same moment"
 
 
 # Addresses and drivers

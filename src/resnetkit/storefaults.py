@@ -106,7 +106,7 @@ def fault(error: BaseException) -> Fault:
         error = error.__cause__  # fsspec says of every failure to ask a web server for a file that it is not there
     links = list(chain(error))
     names = {kind.__name__ for link in links for kind in type(link).__mro__}
-    if any("certificate" in str(link).lower() for link in links):
+    if any("CERTIFICATE_VERIFY_FAILED" in str(link) for link in links):
         return Fault(plain(error), "have this machine trust the store's certificate (AWS_CA_BUNDLE, SSL_CERT_FILE)")
     if isinstance(error, TimeoutError) or names & SLOW:
         return Fault("no answer in time", NETWORK, again=True)
