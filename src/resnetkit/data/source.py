@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import glob
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from resnetkit.cachehome import BLOCKS, cache_home
 from resnetkit.data.folder import entries, load_folder
 from resnetkit.data.imagenet import TARS, load_imagenet
 from resnetkit.data.patterns import expand
 from resnetkit.data.pictures import Data, count, listing
+from resnetkit.data.remote import RemoteBlobs
 from resnetkit.data.rowgroups import load_parquet
 from resnetkit.data.shards import load_shards
 from resnetkit.data.small import SETS, load_digits, load_small
 from resnetkit.data.table import load_table
 from resnetkit.errors import UserError, nearest
+from resnetkit.stores import is_url
 
 TABLES = (".csv", ".tsv")
 SHARDS = (".tar", ".parquet")
+KEPT = 64 << 30  # bytes of far shards that are kept on this machine
 NAMED = (*SETS, "imagenet")  # with a folder behind the colon
 
 
@@ -31,6 +35,7 @@ def open_data(spec: str | Path) -> Data:
       imagenet:DIR            ILSVRC-2012 as downloaded or unpacked, also Kaggle's; see `data.imagenet`
       "x-{000..123}.tar"      WebDataset tars, also one, or a folder of them; "x-*.tar" are those that are there
       "x-*.parquet"           Parquet files in Hugging Face's layout, also one, or a folder of them
+      "s3://b/x-{00..49}.tar" the same tars in a store that fsspec reaches; also https://, gs:// and the like
       digits:                 scikit-learn's 1,797 digits
 
     Raises UserError when there is nothing there that can be used.
@@ -38,6 +43,8 @@ def open_data(spec: str | Path) -> Data:
     text = os.fspath(spec)
     name, colon, where = text.partition(":")
     try:
+        if is_url(text):
+            return load_far(text)
         if colon and name == "digits":
             return load_digits(text)
         if colon and name in NAMED:
@@ -60,20 +67,27 @@ def open_data(spec: str | Path) -> Data:
         raise UserError(f"{text}: cannot be read ({error.strerror}); check the path and its permissions") from error
 
 
+def load_far(text: str) -> Data:
+    """Shards by URL, read in blocks that are kept on this machine."""
+    if not text.lower().endswith(".tar"):
+        raise UserError(
+            f"{text}: from a store only tars are read, .../name-{{000..123}}.tar; write them with: resnet shard"
+        )
+    return load_shards(expand(text), text, blobs=far_blobs, far=True)
+
+
+def far_blobs(urls: Sequence[str]) -> RemoteBlobs:
+    return RemoteBlobs(urls, cache=cache_home() / BLOCKS, limit=KEPT)
+
+
 def is_shards(text: str) -> bool:
     """Whether a word means shards by its ending, be they there or not."""
     return text.lower().endswith(SHARDS)
 
 
 def pattern_files(text: str) -> list[str]:
-    """The shards that a pattern stands for; of "*" and "?" those that are there, sorted. Raises UserError for none."""
-    found = []
-    for name in expand(text):
-        wild = not os.path.lexists(name) and any(mark in name for mark in "*?")
-        here = sorted(glob.glob(name), key=os.fsencode) if wild else [name]  # noqa: PTH207 - any path, not one below
-        if not here:
-            raise UserError(f"{name}: no such files; check the path")
-        found += here
+    """The shards that a pattern stands for. Raises UserError for what is not there."""
+    found = expand(text)
     missing = [name for name in found if not os.path.isfile(name)]  # noqa: PTH113
     if missing:
         raise UserError(
@@ -102,7 +116,7 @@ def absolute(spec: str | Path) -> str:
     """What `open_data` takes for the same pictures in any working folder."""
     text = os.fspath(spec)
     name, colon, where = text.partition(":")
-    if colon and name == "digits":
+    if is_url(text) or (colon and name == "digits"):
         return text
     if colon and name in NAMED:
         return f"{name}:{os.path.abspath(os.path.expanduser(where))}"  # noqa: PTH100, PTH111 - keeps bytes of names

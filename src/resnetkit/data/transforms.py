@@ -256,7 +256,7 @@ def _check(value: Preprocess) -> None:
 def augmented(picture: Pixels | Jpeg, preprocess: Preprocess, augment: Augment, draws: NDArray[np.float64]) -> Pixels:
     """(H, W, C) to (size, size, C), changed at random: crop, mirror, policy, colour, jitter, erase, in this order.
 
-    A pure function of its arguments; `draws` are DRAWS uniform numbers in [0, 1), each with a fixed meaning, the slots above.
+    A pure function of its arguments; `draws` are DRAWS uniform numbers in [0, 1), each with one meaning (slots above).
 
     crop "none" is `Preprocess.fit`; "pad" fits, adds `pad` pixels of the mean colour on each side and crops `size`;
     "resized" crops an area and shape drawn at random, then resizes it to `size`; "scale" resizes the picture in its own
