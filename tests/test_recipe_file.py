@@ -72,9 +72,7 @@ RECIPES = st.builds(
         ops=st.integers(1, 4),
         magnitude=st.floats(0, 10),
         magnitude_std=NOT_NEGATIVE,
-        erase_area=st.tuples(BELOW_ONE, BELOW_ONE)
-        .map(lambda pair: (min(pair) or 0.1, max(pair) or 0.1))
-        .filter(lambda pair: pair[0] <= pair[1]),
+        erase_area=LOW_HIGH.filter(lambda pair: pair[1] < 1),
         mixup=NOT_NEGATIVE,
         cutmix=NOT_NEGATIVE,
     ),

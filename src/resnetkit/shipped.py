@@ -192,7 +192,8 @@ def imagenet_torchvision_v2() -> Recipe:
     step and stands here. On one GPU add --set optim.accumulate=4; there it ran on 8 GPUs with 128 pictures each.
     Cost: 769 M pictures, 6.01 E multiply-adds. torchvision: 80.86 % (ResNet50_Weights.IMAGENET1K_V2).
     Deviations: the rate moves with every step and falls to 0 (there: every epoch); pictures are mixed with the batch in
-    reverse order (there: shifted by one); the bias of the dense layer is not decayed.
+    reverse order (there: shifted by one); the average forgets faster in the first third, where its decay is (1 + step)
+    / (10 + step); the bias of the dense layer is not decayed.
     Never run on the whole of ImageNet; a few hundred steps on Tiny ImageNet stand in results/recipes.json.
     Result: not yet measured
     """
