@@ -68,7 +68,7 @@ def is_shards(text: str) -> bool:
 def pattern_files(text: str) -> list[str]:
     """The shards that a pattern stands for; of "*" and "?" those that are there, sorted. Raises UserError for none."""
     found = []
-    for name in expand(text):
+    for name in [text] if os.path.isfile(text) else expand(text):  # noqa: PTH113
         wild = not os.path.lexists(name) and any(mark in name for mark in "*?")
         here = sorted(glob.glob(name), key=os.fsencode) if wild else [name]  # noqa: PTH207 - any path, not one below
         if not here:
@@ -102,7 +102,7 @@ def absolute(spec: str | Path) -> str:
     """What `open_data` takes for the same pictures in any working folder."""
     text = os.fspath(spec)
     name, colon, where = text.partition(":")
-    if colon and name == "digits":
+    if (colon and name == "digits") or "://" in text:
         return text
     if colon and name in NAMED:
         return f"{name}:{os.path.abspath(os.path.expanduser(where))}"  # noqa: PTH100, PTH111 - keeps bytes of names
