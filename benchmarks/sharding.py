@@ -10,8 +10,8 @@ names, so that there is enough to write. In each repeat, in turns:
     checksum  SHA-256 over the same bytes in memory, in one thread
 
 Beside them, MB for each second of one processor, of the command and of SHA-256, which a machine that others use too
-slows less. The figure is the median of shard / min(disk, checksum), repeat by repeat. `resnet shard` takes two SHA-256, of each
-picture and of each shard, and reads each picture's header.
+slows less. The figure is the median of shard / min(disk, checksum), repeat by repeat. `resnet shard` takes two SHA-256,
+of each picture and of each shard, and reads each picture's header.
 """
 
 from __future__ import annotations
