@@ -218,6 +218,8 @@ def test_pictures_that_cannot_be_read(folder: Path, tmp_path: Path, resnet: Run)
     assert code == 2
     assert "1 picture cannot be read: train/dark/bad.jpg (not a picture" in err
     assert "leave them out with --bad skip" in err
+    code, _, _ = resnet("shard", str(folder), str(tmp_path / "a"), "--bad", "skip")
+    assert code == 1, "what was written before goes on"
     code, out, _ = resnet("shard", str(folder), str(tmp_path / "b"), "--bad", "skip", "--json")
     assert code == 1
     told = json.loads(out)

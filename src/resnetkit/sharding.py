@@ -89,7 +89,7 @@ def shard(
     """
     found, folder = open_data(data), Path(out)
     plans = planned(found, shard_mb << 20)
-    made = {"shard_mb": shard_mb, "short_side": short_side, "seed": SEED, "bad": bad}
+    made = {"shard_mb": shard_mb, "short_side": short_side, "seed": SEED}
     recipe = {**made, "pictures": "as they were" if short_side is None else "JPEG, quality 90, where resized"}
     digest = plan_digest(found, plans, recipe)
     prepare(folder, digest)
