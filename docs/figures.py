@@ -103,7 +103,7 @@ def speed() -> str:
         "throughput-resnet50": "training ResNet-50 at 224x224, batch 16, against a plain PyTorch loop",
         "loading": "reading JPEGs with random resized crops to 224, against DataLoader with Pillow",
     }
-    rows = ["| what, side by side on two cores | ratio (lowest to highest of 7) | file |", "|---|---|---|"]
+    rows = ["| what, side by side on two cores | ratio (lowest to highest of 7 or 9 repeats) | file |", "|---|---|---|"]
     for name, what in named.items():
         found = result(name)
         spread = times(found["ratio"]) + (f"; in fp32 {times(found['ratio_fp32'])}" if "ratio_fp32" in found else "")
@@ -118,7 +118,7 @@ def speed() -> str:
     )
     rows.append(
         f"| the same through the loader, against DataLoader with Pillow | {times(loaders['native_to_dataloader'])}; "
-        f"against WebDataset {times(loaders['native_to_webdataset'])} | {file} |"
+        f"against WebDataset with Pillow {times(loaders['native_to_webdataset'])} | {file} |"
     )
     start = result("startup")["seconds"]
     rows.append(
