@@ -282,6 +282,6 @@ def test_what_keeps_a_submission_from_being_written(ilsvrc: Path) -> None:
     (ilsvrc / "meta.mat").unlink()
     for wnid in NAMED:
         picture(ilsvrc / "others" / wnid / "1.png")
-    with pytest.raises(UserError, match=r"numbers, and there is no meta\.mat; unpack"):
+    with pytest.raises(UserError, match=r"numbers, and there is no meta\.mat; put ILSVRC2012_devkit_t12"):
         submit(model, ilsvrc / "others", ilsvrc / "out.txt")
     assert not (ilsvrc / "out.txt").exists()
