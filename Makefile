@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint docs parity clean
+.PHONY: help demo test lint native docs parity clean
 
 help:
 	@echo "make demo    install into .venv, then train, evaluate and predict on scikit-learn's digits (about 2 minutes)"
 	@echo "make test    everything that must hold: style, types, tests"
+	@echo "make native  build native/, which makes JPEG crops faster, into .venv; needs a C compiler and libjpeg-turbo's headers"
 	@echo "make parity  prove anew that models go to timm, Transformers and torchvision and back; writes results/parity.json"
 	@echo "make docs    write the figures in README.md and docs/ anew from results/*.json"
 	@echo "make clean   remove .venv and what the demo made"
@@ -39,7 +40,13 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 test: lint .venv/peers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+# Tests of it are skipped where it is not installed.
+native: .venv/installed
+	@printf '#include <stdio.h>\n#include <jpeglib.h>\n' | $${CC:-cc} -E - >/dev/null 2>&1 \
+	    || { echo "no C compiler, or no jpeglib.h; on Debian: apt-get install gcc libc6-dev libjpeg62-turbo-dev" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ./native
 
 parity: .venv/peers
 	$(BIN)/python -m pytest tests/test_peers_parity.py --record-parity

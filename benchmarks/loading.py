@@ -51,8 +51,8 @@ def ours(path: Path, draws: Draws) -> Pixels:
     return augmented(PREPROCESS.load(path.read_bytes()), PREPROCESS, AUGMENT, draws)
 
 
-def with_pillow(path: Path, draws: Draws) -> Pixels:
-    with Image.open(io.BytesIO(path.read_bytes())) as opened:
+def with_pillow(data: bytes, draws: Draws) -> Pixels:
+    with Image.open(io.BytesIO(data)) as opened:
         image = opened.convert("RGB")
     box = resized_crop_box(image.height, image.width, AUGMENT.scale, AUGMENT.ratio, draws.tolist())
     image = image.crop(box).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
@@ -68,7 +68,7 @@ class Pictures(Dataset[Tensor]):
         self.paths, self.draws = paths, draws
 
     def __getitem__(self, position: int) -> Tensor:
-        return torch.from_numpy(with_pillow(self.paths[position % len(self.paths)], self.draws[position]))
+        return torch.from_numpy(with_pillow(self.paths[position % len(self.paths)].read_bytes(), self.draws[position]))
 
 
 class Positions(Sampler[int]):
@@ -112,7 +112,7 @@ def differences(paths: list[Path], draws: Draws) -> dict[str, float]:
     """In levels of 255, over all pictures with their first crop box."""
     largest, total = 0, 0.0
     for path, row in zip(paths, draws, strict=False):
-        off = np.abs(ours(path, row).astype(int) - with_pillow(path, row).astype(int))
+        off = np.abs(ours(path, row).astype(int) - with_pillow(path.read_bytes(), row).astype(int))
         largest, total = max(largest, int(off.max())), total + float(off.mean())
     return {"largest": largest, "mean": total / len(paths)}
 

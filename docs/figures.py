@@ -103,11 +103,23 @@ def speed() -> str:
         "throughput-resnet50": "training ResNet-50 at 224x224, batch 16, against a plain PyTorch loop",
         "loading": "reading JPEGs with random resized crops to 224, against DataLoader with Pillow",
     }
-    rows = ["| what, side by side on two cores | ratio (lowest to highest of 7) | file |", "|---|---|---|"]
+    rows = ["| what, side by side on two cores | ratio (lowest to highest of 7 or 9 repeats) | file |", "|---|---|---|"]
     for name, what in named.items():
         found = result(name)
         spread = times(found["ratio"]) + (f"; in fp32 {times(found['ratio_fp32'])}" if "ratio_fp32" in found else "")
         rows.append(f"| {what} | {spread} | [{name}.json](results/{name}.json) |")
+    crops = result("crops")
+    core, loaders, file = crops["per_core"], crops["loaders"], "[crops.json](results/crops.json)"
+    rows.append(
+        f"| a random crop of a JPEG, resized to 224, on one core with `native/` "
+        f"| {times(core['native_to_pillow'])} Pillow; "
+        f"{times(core['native_to_opencv_area'])} simplejpeg and OpenCV; without `native/` "
+        f"{times(core['wheels_to_pillow'])} Pillow | {file} |"
+    )
+    rows.append(
+        f"| the same through the loader, against DataLoader with Pillow | {times(loaders['native_to_dataloader'])}; "
+        f"against WebDataset with Pillow {times(loaders['native_to_webdataset'])} | {file} |"
+    )
     start = result("startup")["seconds"]
     rows.append(
         f"| `resnet --help`, until it is done | {start['resnet --help']:.2f} s; a Python that does nothing "

@@ -15,6 +15,7 @@ from hypothesis import settings
 from resnetkit import cli
 from resnetkit.engines import opening
 from resnetkit.engines.starting import engines_for
+from store_server import CREDENTIALS, Proxy, moto, proxy, upload
 
 settings.register_profile("resnetkit", deadline=None)  # no test measures time; machines are busy
 settings.load_profile("resnetkit")
@@ -94,3 +95,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def moto_address() -> Iterator[str]:
+    """S3 on this machine, empty."""
+    for module in ("moto", "flask_cors", "s3fs"):
+        pytest.importorskip(module, reason="needs moto's server and s3fs: pip install 'resnetkit[dev]'")
+    with moto() as address:
+        yield address
+
+
+@pytest.fixture
+def store(moto_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """The way to an S3 with a new bucket, `store.bucket`, for whoever reads AWS_ENDPOINT_URL."""
+    with proxy(moto_address) as way:
+        for name, value in CREDENTIALS.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", way.address)
+        upload(f"{moto_address}/{way.bucket}")
+        yield way

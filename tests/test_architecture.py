@@ -36,6 +36,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "version": set(),
     "recipe_file": set(),
     "model": {"torch"},
+    "lamb": {"torch"},
 }
 PRINTERS = {"cli", "cli_recipe", "cli_paper", "shell", "terminal"}
 

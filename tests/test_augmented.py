@@ -27,6 +27,7 @@ from resnetkit.data.transforms import (
     ERASE_TOP,
     ERASE_TRIES,
     FLIP,
+    POLICY,
     SATURATION,
     TRIES,
     Preprocess,
@@ -224,7 +225,7 @@ def test_each_attempt_has_its_own_draws() -> None:
     assert CROP_TRIES + 2 * TRIES == BRIGHTNESS
     assert ERASE_TRIES + 2 * TRIES == ERASE_TOP
     assert max(ERASE_TOP, ERASE_LEFT) == COLOUR - 1
-    assert COLOUR + 3 == DRAWS
+    assert COLOUR + 3 == POLICY
 
 
 @pytest.mark.parametrize("filter", ["bilinear", "bicubic", "box", "lanczos"])

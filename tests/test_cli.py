@@ -74,6 +74,7 @@ def test_nothing_escapes_the_tree() -> None:
         "cli_predict",
         "cli_recipe",
         "cli_export",
+        "cli_shard",
         "cli_weights",
         "mnn",  # the converter, in a process of its own
         "shell",
@@ -122,7 +123,7 @@ def test_version(resnet: Callable[..., tuple[int, str, str]]) -> None:
         (
             "xyzzy",
             "no such command 'xyzzy'; choose from train, resume, evaluate, compare, calibrate, predict, embed, "
-            "model, recipe, paper, import, export, bench, bn",
+            "model, shard, recipe, paper, import, export, bench, bn",
         ),
         ("recipe shwo small", "no such command 'shwo'; did you mean 'show'? (see: resnet recipe --help)"),
         ("train", "missing argument 'DATA' (see: resnet train --help)"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from prediction_samples import CLASSES, make_model, opened, picture
 from resnetkit import cli_predict, exporting, prediction
@@ -311,6 +312,7 @@ def test_on_a_terminal_answers_are_drawn(place: Path) -> None:
 
 @pytest.mark.usefixtures("place")
 def test_an_exported_file_answers_without_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nor with anything else that takes long to import; Pillow's readers only for pictures that need them."""
     pytest.importorskip("onnxruntime", reason="needs onnxruntime, the extra 'onnx'")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     exporting.export("m.safetensors", "onnx", "m.onnx")
@@ -321,6 +323,9 @@ def test_an_exported_file_answers_without_torch(monkeypatch: pytest.MonkeyPatch,
         *lines, modules = done.stdout.splitlines()
         assert len(lines) == 40
         assert set(modules.split()) & {"torch", "rich", "onnx", "pyarrow", "matplotlib", "jinja2"} == set()
+    Image.new("RGB", (30, 20), "red").save("red.jpg")
+    line = [sys.executable, "-c", code, "predict", "m.onnx", "red.jpg", "--engine", "onnx"]
+    assert "PIL.JpegImagePlugin" not in subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()
     monkeypatch.setattr(prediction, "start", START)
     paths = [f"photos/{i:02}.png" for i in range(40)]
     for path, text, expected in zip(paths, lines, prediction.predict(make_model(), paths), strict=True):

@@ -60,7 +60,7 @@ def test_metadata_come_back(kind: str, made: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino", "mnn"])
 def test_every_changed_bit_is_noticed(kind: str, made: dict[str, Path], tmp_path: Path) -> None:
-    """At a thousand places: in the header, the metadata, the weights, and in what lies beside the file."""
+    """At hundreds of places: in the header, the metadata, the weights, and in what lies beside the file."""
     path = file_of(made, kind)
     beside = [other for other in (path, path.with_suffix(".bin")) if other.exists()]
     copies = {other: tmp_path / other.name for other in beside}
@@ -68,7 +68,7 @@ def test_every_changed_bit_is_noticed(kind: str, made: dict[str, Path], tmp_path
         copy.write_bytes(other.read_bytes())
     for copy in copies.values():
         whole = copy.read_bytes()
-        for at in range(0, len(whole), max(1, len(whole) // 500)):
+        for at in range(0, len(whole), max(1, len(whole) // 150)):
             copy.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
             with pytest.raises(UserError, match=tmp_path.name):
                 files.read(copies[path])

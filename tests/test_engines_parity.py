@@ -14,7 +14,7 @@ from torch import nn
 
 from resnetkit.data.transforms import Preprocess
 from resnetkit.engines.engine import Engine, Pixels, version
-from resnetkit.engines.files import Input, read
+from resnetkit.engines.files import INPUTS, Input, read
 from resnetkit.engines.starting import start
 from resnetkit.engines.writing import write
 from resnetkit.exporting import SUFFIXES
@@ -76,8 +76,10 @@ def check(engine: Engine, model: ModelFile, batches: tuple[int, ...] = (1, 2, 5)
         np.testing.assert_allclose(answers, wanted[:batch], rtol=0, atol=TOLERANCE * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("input", ["uint8", "float"])
-@pytest.mark.parametrize("network", ["resnet18", "resnet50", "resnet20-cifar", "resnet50d"])
+@pytest.mark.parametrize(
+    ("network", "input"),
+    [("resnet18", "uint8"), ("resnet50", "uint8"), ("resnet50d", "float"), *(("resnet20-cifar", i) for i in INPUTS)],
+)
 @pytest.mark.parametrize("name", ENGINES)
 def test_answers_are_the_networks(name: str, network: str, input: Input, tmp_path: Path) -> None:
     """Also after the batch has changed, there and back."""

@@ -65,7 +65,10 @@ def lane(engine: str, *seconds: float, error: str | None = None) -> Lane:
     return Lane(engine, "1.0", seconds={8: list(seconds)}, error=error)
 
 
-def test_the_lowest_median_wins() -> None:
+def test_the_fastest_when_nothing_disturbs_wins() -> None:
+    """One quick run among many is luck; a machine that is busy most of the time must not decide."""
+    lanes = [lane("torch", 3, 3, 3, 3, 3), lane("onnx", 2, 2, 9, 9, 9), lane("mnn", 1, 4, 4, 4, 4)]
+    assert fastest(lanes, 8) == "onnx"
     lanes = [lane("torch", 3, 3, 3), lane("onnx", 2, 2, 9), lane("mnn", 1, 4, 4)]
     assert fastest(lanes, 8) == "onnx"
     assert [each.rate(8) for each in lanes] == pytest.approx([8 / 3, 4, 2])
@@ -147,7 +150,7 @@ def test_turns_rotate(log: Path) -> None:
 @pytest.mark.usefixtures("log")
 def test_short_runs_are_many_and_the_first_of_a_turn_does_not_count() -> None:
     lanes = lanes_of("0.01", "0.3")
-    assert [len(each.seconds[8]) for each in lanes] == [2 * 25, 2 * 1]
+    assert [len(each.seconds[8]) for each in lanes] == [3 * 25, 3 * 1]
 
 
 def test_workers_end_when_a_race_is_stopped(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from imagenet_samples import LEAVES, WNIDS, picture, write_devkit, write_flat, write_meta
-from resnetkit.data.imagenet import devkit_ids, read_meta, submission, submission_lines
+from resnetkit.data.devkit import KitFile, read_meta
+from resnetkit.data.imagenet import devkit_ids, submission, submission_lines
 from resnetkit.data.pictures import Data, check_trainable
 from resnetkit.data.source import absolute, open_data
 from resnetkit.errors import UserError
@@ -75,7 +76,9 @@ def test_all_thousand_classes_have_the_order_of_sorted_wnids(tmp_path: Path) -> 
 
 def test_meta_mat_gives_the_ids_of_the_leaves(tmp_path: Path) -> None:
     write_meta(tmp_path / "meta.mat")
-    assert read_meta(tmp_path / "meta.mat") == {wnid: i for i, wnid in enumerate(WNIDS[:1000], start=1)}
+    assert read_meta(KitFile("meta.mat", (tmp_path / "meta.mat").read_bytes())) == {
+        wnid: i for i, wnid in enumerate(WNIDS[:1000], start=1)
+    }
 
 
 @pytest.mark.parametrize("place", ["ILSVRC2012_devkit_t12", "data", ""])
@@ -174,7 +177,7 @@ def rename_class(folder: Path) -> None:
         (break_truth("701\n4\n1001\n42\n"), r"ground_truth.txt, line 3: '1001' is no ILSVRC2012_ID of .*meta\.mat"),
         (break_truth("701\nfour\n4\n42\n"), "ground_truth.txt, line 2: 'four' is no ILSVRC2012_ID"),
         (remove("val/ILSVRC2012_val_00000002.JPEG"), "4 lines for 3 pictures of val; "),
-        (remove(kit("meta.mat")), r"val has no class folders, and there is no meta\.mat; unpack ILSVRC2012_devkit"),
+        (remove(kit("meta.mat")), r"val has no class folders, and there is no meta\.mat; put ILSVRC2012_devkit"),
         (
             lambda folder: shutil.rmtree(folder / "ILSVRC2012_devkit_t12"),
             r"there is no ILSVRC2012_validation_ground_truth\.txt and meta\.mat",
@@ -200,7 +203,7 @@ def test_what_does_not_fit(change: Callable[[Path], None], message: str, ilsvrc:
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:
     picture(tmp_path / "cat" / "1.jpg")
-    with pytest.raises(UserError, match="no pictures of ILSVRC-2012; expected train/<wnid>/"):
+    with pytest.raises(UserError, match="no pictures of ILSVRC-2012; expected the tars of ILSVRC-2012 in it"):
         open_data(f"imagenet:{tmp_path}")
     with pytest.raises(UserError, match="no such folder; write imagenet:DIR"):
         open_data(f"imagenet:{tmp_path}/gone")

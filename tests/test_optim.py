@@ -25,7 +25,7 @@ from resnetkit.optim import (
     freeze_parts,
     layer_factors,
     learning_rate,
-    make_sgd,
+    make_optimizer,
     parameter_groups,
     parts,
     train_mode,
@@ -100,7 +100,7 @@ def test_sgd_is_its_formula(nesterov: bool) -> None:
     """g += decay w; v = 0.9 v + g; w -= lr (g + 0.9 v if nesterov else v), in float64."""
     layer = nn.Linear(3, 2)
     recipe = Optim(lr=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.01)
-    sgd = make_sgd(layer, recipe)
+    sgd = make_optimizer(layer, recipe)
     w = layer.weight.detach().double().numpy().copy()
     b = layer.bias.detach().double().numpy().copy()
     vw, vb = np.zeros_like(w), np.zeros_like(b)
@@ -199,7 +199,7 @@ def test_frozen_parts_stay_as_they_are(arch: str, freeze: str) -> None:
     network = ResNet(replace(architecture(arch, classes=3), width=8))
     recipe = Optim(lr=0.1, freeze=freeze)  # type: ignore[arg-type]
     freeze_parts(network, freeze)
-    sgd = make_sgd(network, recipe)
+    sgd = make_optimizer(network, recipe)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     for _ in range(2):
         network.eval()

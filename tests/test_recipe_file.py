@@ -66,6 +66,13 @@ RECIPES = st.builds(
         colour=NOT_NEGATIVE,
         jitter=SHARE,
         erase=SHARE,
+        repeats=COUNT,
+        sizes=st.lists(COUNT, max_size=3).map(lambda sides: tuple((i / 4, side) for i, side in enumerate(sides))),
+        policy=st.sampled_from(["none", "randaugment", "trivialaugment"]),
+        ops=st.integers(1, 4),
+        magnitude=st.floats(0, 10),
+        magnitude_std=NOT_NEGATIVE,
+        erase_area=LOW_HIGH.filter(lambda pair: pair[1] < 1),
         mixup=NOT_NEGATIVE,
         cutmix=NOT_NEGATIVE,
     ),
@@ -83,6 +90,8 @@ RECIPES = st.builds(
         ema=BELOW_ONE,
         freeze=st.sampled_from(["none", "stem", "layer1", "layer2", "layer3", "backbone"]),
         layer_decay=ABOVE_ZERO,
+        loss=st.just("bce"),
+        target_threshold=BELOW_ONE,
     ),
     schedule=st.builds(
         Schedule,
@@ -94,6 +103,7 @@ RECIPES = st.builds(
         warmup_steps=st.integers(0, 99) | AUTO,
         warmup=st.sampled_from(["linear", "constant"]),
         warmup_start=SHARE,
+        warmup_share=BELOW_ONE,
     ),
     run=st.builds(
         Run,
@@ -102,6 +112,7 @@ RECIPES = st.builds(
         precision=st.sampled_from(["auto", "fp32", "bf16"]),
         channels_last=st.booleans(),
         deterministic=st.booleans(),
+        activation_checkpointing=st.booleans(),
         threads=COUNT | AUTO,
         cache_mb=st.integers(0, 10**6),
         eval_epochs=COUNT,
@@ -144,7 +155,7 @@ def test_the_file_says_what_each_key_takes() -> None:
     assert 'decay = "cosine"  # "cosine" or "step"' in lines
     assert 'batch = "auto"  # an integer >= 1 or "auto"' in lines
     assert "scale = [0.25, 1.0]  # an array of 2 numbers with 0 < low <= high <= 1" in lines
-    assert "# SGD with momentum and what changes the loss." in lines
+    assert "# The optimizer and what changes the loss." in lines
 
 
 def test_a_file_gives_only_what_differs_from_its_base() -> None:
@@ -166,7 +177,7 @@ def test_an_integer_becomes_the_float_it_stands_for() -> None:
         ("optim.lrr = 1", "optim.lrr: no such key in my.toml; did you mean 'optim.lr'?"),
         ("lr = 1", "lr: no such key in my.toml; did you mean 'optim.lr'?"),
         ("optim.flip = true", "optim.flip: no such key in my.toml; did you mean 'augment.flip'?"),
-        ("optimizer.lr = 1", "optimizer: no such key in my.toml; did you mean 'optim'?"),
+        ("optimiser.lr = 1", "optimiser: no such key in my.toml; did you mean 'optim'?"),
         ("model.wheels = 4", "model.wheels: no such key in my.toml; choose from model.arch, model.shortcut, "
          "model.stride, model.stem_stride, model.zero_gamma, model.preactivation, model.norm, model.init"),
         ("optim = 3", "optim = 3 in my.toml: must be a table, [optim]"),

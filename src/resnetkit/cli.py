@@ -57,6 +57,7 @@ Examples:
   resnet train cifar10:DIR --recipe cifar-paper --set optim.lr=0.05""",
 )
 @click.argument("data")
+@click.option("--val", metavar="DATA", help="Pictures to check with, where DATA has none of its own.")
 @click.option("--model", metavar="NAME", help="The network, such as resnet50; short for --set model.arch=NAME.")
 @click.option("--from", "weights", metavar="WEIGHTS", help="Begin from this model file or run instead of from scratch.")
 @click.option("--recipe", metavar="NAME|FILE.toml", help="How to train: 'small' by default, 'finetune' with --from.")
@@ -72,6 +73,7 @@ Examples:
 @json_option
 def train(
     data: str,
+    val: str | None,
     model: str | None,
     weights: str | None,
     recipe: str | None,
@@ -82,7 +84,8 @@ def train(
     as_json: bool,
 ) -> int:
     """Train on DATA: a folder with one folder of pictures per class, or with train/ and val/ of such folders; a
-    .csv or .tsv file with the columns path, label and perhaps split; or cifar10:DIR, cifar100:DIR, fashion-mnist:DIR.
+    .csv or .tsv file with the columns path, label and perhaps split; shards, "train-{000..123}.tar" or .parquet; or
+    cifar10:DIR, cifar100:DIR, fashion-mnist:DIR, imagenet:DIR.
 
     Writes a run folder with the model, its score and a report. Ctrl-C stops it after the current step; resnet resume
     goes on from there.
@@ -92,7 +95,7 @@ def train(
     chosen = asked(recipe, model, epochs, settings, weights)
     from resnetkit.training import training
 
-    return watch(training(data, recipe=chosen, weights=weights, out=out, track=track), as_json)
+    return watch(training(data, val=val, recipe=chosen, weights=weights, out=out, track=track), as_json)
 
 
 def watch(events: Iterator[Event], as_json: bool) -> int:
@@ -224,6 +227,7 @@ def model(model: str, size: int | None, as_json: bool, **choices: Any) -> None:
         show_model(screen(), counted, file)
 
 
+root.promise("cli_shard", "shard")
 root.promise("cli_recipe", "recipe")
 root.promise("cli_paper", "paper")
 root.promise("cli_weights", "import_")

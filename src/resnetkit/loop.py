@@ -19,18 +19,27 @@ from types import FrameType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from resnetkit import checkpoint, runs
-from resnetkit.data.loader import Batch, Reader, mixing, training_batches
+from resnetkit.data.loader import Batch, Reader, mixing, side_at, training_batches
 from resnetkit.data.pictures import Data
 from resnetkit.errors import Diverged
 from resnetkit.evaluation import describe_protocol, score
 from resnetkit.events import EpochDone, Progress, Stopped
+from resnetkit.losses import classification_loss
 from resnetkit.mixing import mixed, thin
 from resnetkit.model import Architecture, ResNet
-from resnetkit.optim import Averaged, freeze_parts, learning_rate, make_sgd, train_mode
+from resnetkit.optim import (
+    Averaged,
+    buffers,
+    freeze_parts,
+    learning_rate,
+    make_optimizer,
+    restore_buffers,
+    train_mode,
+)
+from resnetkit.passes import compiled, recompute_blocks
 from resnetkit.recipe import Recipe
 from resnetkit.resolve import Resolved
 from resnetkit.weights import ModelFile, place, save_model
@@ -54,8 +63,11 @@ class State:
         self.device = torch.device(str(recipe.run.device))
         self.network = place(fresh(resolved.arch, recipe.run.seed), self.device, recipe.run.channels_last)
         freeze_parts(self.network, recipe.optim.freeze)
-        self.sgd = make_sgd(self.network, recipe.optim)
+        self.sgd = make_optimizer(self.network, recipe.optim)
         self.average = Averaged(self.network, recipe.optim.ema) if recipe.optim.ema else None
+        if recipe.run.activation_checkpointing:  # after the average was copied from the network, which needs none
+            recompute_blocks(self.network)
+        self.forward = compiled(self.network) if recipe.run.compile else self.network
         self.step = 0
         self.best = -1.0  # share of correct answers of the best epoch so far
         self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # of this epoch: loss, correct, pictures
@@ -70,11 +82,7 @@ class State:
         named = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         if self.average:
             named |= {f"average.{name}": tensor for name, tensor in self.average.network.state_dict().items()}
-        for name, parameter in self.network.named_parameters():
-            momentum = self.sgd.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                named[f"momentum.{name}"] = momentum
-        return {**named, "sums": self.sums}
+        return {**named, **buffers(self.sgd, self.network), "sums": self.sums}
 
     def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """The inverse of `tensors`, with the numbers of the checkpoint's metadata."""
@@ -85,10 +93,7 @@ class State:
         self.network.load_state_dict(part("network."))
         if self.average:
             self.average.network.load_state_dict(part("average."))
-        parameters = dict(self.network.named_parameters())
-        for name, momentum in part("momentum.").items():
-            like = torch.empty_like(parameters[name])  # the parameter's own memory layout
-            self.sgd.state[parameters[name]]["momentum_buffer"] = like.copy_(momentum)
+        restore_buffers(self.sgd, self.network, tensors, meta["step"])
         self.sums.copy_(tensors["sums"])
         self.step, self.best = meta["step"], meta["best"]
 
@@ -130,7 +135,9 @@ class Loop:
 
     def epoch(self, epoch: int, first: int, stop: list[int]) -> Iterator[Progress]:
         """The rest of an epoch, from its step `first` on."""
-        state, recipe, reader = self.state, self.recipe, self.reader
+        state, recipe = self.state, self.recipe
+        progress = epoch * self.per_epoch / self.steps
+        reader = self.reader.at(side_at(recipe.augment, progress, self.reader.preprocess.size))
         train_mode(state.network, recipe.optim)
         batches = training_batches(
             reader,
@@ -168,7 +175,7 @@ class Loop:
         return learning_rate(schedule, float(self.recipe.optim.lr), step, self.steps, int(schedule.warmup_steps))
 
     def take_step(self, batch: Batch, epoch: int, rate: float) -> Tensor:
-        """Forward and backward over the batch in parts, one step of SGD; the mean loss and correct answers, unread."""
+        """Forward and backward over the batch in parts, then one step; the mean loss and correct answers, unread."""
         state, optim = self.state, self.recipe.optim
         for group in state.sgd.param_groups:
             group["lr"] = rate * group["factor"]
@@ -182,12 +189,9 @@ class Loop:
             x = self.reader.preprocess.normalise(pictures)
             x, share = mixed(x, self.recipe.augment, draw)
             with torch.autocast(state.device.type, torch.bfloat16, enabled=self.recipe.run.precision == "bf16"):
-                logits = state.network(x)
+                logits = state.forward(x)
             logits = logits.float()
-            loss = F.cross_entropy(logits, y, label_smoothing=optim.label_smoothing)
-            if share < 1:
-                other = F.cross_entropy(logits, y.flip(0), label_smoothing=optim.label_smoothing)
-                loss = share * loss + (1 - share) * other
+            loss = classification_loss(logits, y, share, optim)
             torch.autograd.backward(loss * (len(y) / self.batch))
             with torch.no_grad():
                 correct = (logits.argmax(1) == y).sum()

@@ -1,4 +1,4 @@
-"""Parameter groups, the learning rate as a function of progress, and averaged weights."""
+"""The optimizer and its parameter groups, the learning rate as a function of progress, and averaged weights."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import copy
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from resnetkit.lamb import Lamb
 from resnetkit.model import Architecture, ResNet
 from resnetkit.recipe import Optim, Schedule
+
+BUFFERS = ("momentum", "square")  # what optimizers keep of each parameter, in its state as "momentum_buffer" and so on
 
 
 def learning_rate(schedule: Schedule, highest: float, step: int, total: int, warmup: int) -> float:
@@ -69,7 +72,7 @@ def learning(modules: list[nn.Module]) -> list[nn.Parameter]:
 
 
 def parameter_groups(network: ResNet, recipe: Optim) -> tuple[list[dict[str, object]], str]:
-    """SGD's groups, chosen by what a parameter is and where, never by its name, and one line with their counts.
+    """The optimizer's groups, chosen by what a parameter is and where, never by name, and one line with their counts.
 
     `factor` of a group multiplies the learning rate of every step.
     """
@@ -102,10 +105,33 @@ def tensors(parameters: list[nn.Parameter]) -> str:
     return f"{len(parameters)} tensors, {sum(p.numel() for p in parameters):,} values"
 
 
-def make_sgd(network: ResNet, recipe: Optim) -> torch.optim.SGD:
-    """SGD with momentum; fused, which is one pass over each parameter instead of three."""
+def make_optimizer(network: ResNet, recipe: Optim) -> torch.optim.Optimizer:
+    """LAMB, or SGD with momentum; SGD is fused, which is one pass over each parameter instead of three."""
     groups, _ = parameter_groups(network, recipe)
+    if recipe.optimizer == "lamb":
+        return Lamb(groups, lr=float(recipe.lr), momentum=recipe.momentum)
     return torch.optim.SGD(groups, lr=float(recipe.lr), momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
+
+
+def buffers(optimizer: torch.optim.Optimizer, network: ResNet) -> dict[str, Tensor]:
+    """What the optimizer keeps, by name, such as `momentum.fc.weight`; nothing before the first step."""
+    kept: dict[str, Tensor | None] = {}
+    for name, parameter in network.named_parameters():
+        state = optimizer.state.get(parameter, {})
+        kept |= {f"{kind}.{name}": state.get(f"{kind}_buffer") for kind in BUFFERS}
+    return {name: tensor for name, tensor in kept.items() if tensor is not None}
+
+
+def restore_buffers(optimizer: torch.optim.Optimizer, network: ResNet, tensors: dict[str, Tensor], step: int) -> None:
+    """The inverse of `buffers` after `step` steps; other names are passed over."""
+    for name, parameter in network.named_parameters():
+        for kind in BUFFERS:
+            if (tensor := tensors.get(f"{kind}.{name}")) is not None:
+                like = torch.empty_like(parameter)  # the parameter's own memory layout
+                optimizer.state[parameter][f"{kind}_buffer"] = like.copy_(tensor)
+    for group in optimizer.param_groups:
+        if "step" in group:
+            group["step"] = step
 
 
 class Averaged:

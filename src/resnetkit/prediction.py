@@ -265,7 +265,7 @@ def fill(out: Pixels, name: str, preprocess: Preprocess) -> str | None:
     try:
         with open(name, "rb", buffering=0) as file:  # noqa: PTH123 - a Path costs several times this
             data = file.read()
-        out[:] = preprocess.fit(preprocess.load(data))
+        out[:] = preprocess.fit(preprocess.open(data))
     except BadPicture as error:
         return str(error)
     except IsADirectoryError:

@@ -45,6 +45,9 @@ class Data:
 class Augment:
     """Random changes to a training picture; each a pure function of (seed, epoch, position)."""
 
+    repeats: int = 1  # crops of each picture in a batch; an epoch then shows so many times fewer pictures (1902.05509)
+    # Side of the training input from a share of the training on, as (share, pixels); () is data.size throughout.
+    sizes: tuple[tuple[float, int], ...] = ()
     crop: Literal["none", "pad", "resized", "scale"] | Auto = "auto"
     pad: int = 4  # pixels on each side, for crop = "pad"
     scale: tuple[float, float] = (0.25, 1.0)  # share of the area, for crop = "resized"
@@ -53,23 +56,31 @@ class Augment:
     flip: bool = True
     colour: float = 0.0  # standard deviation of the shift along ImageNet's colour axes, AlexNet's is 0.1; 0 is off
     jitter: float = 0.0  # brightness, contrast and saturation, each by a factor in [1 - jitter, 1 + jitter]
+    policy: Literal["none", "randaugment", "trivialaugment"] = "none"  # randomly chosen operations; `data.policies`
+    ops: int = 2  # operations that "randaugment" chooses, each then done with probability 1/2
+    magnitude: float = 7.0  # of "randaugment", 10 is the strongest
+    magnitude_std: float = 0.5  # its standard deviation from operation to operation
     erase: float = 0.0  # probability of random erasing (arXiv 1708.04896)
+    erase_area: tuple[float, float] = (0.02, 0.4)  # of the picture, that is erased
     mixup: float = 0.0  # alpha of the Beta distribution (arXiv 1710.09412); 0 is off
     cutmix: float = 0.0  # alpha (arXiv 1905.04899); 0 is off; with mixup too, each batch takes one of the two
 
 
 @dataclass(frozen=True)
 class Optim:
-    """SGD with momentum and what changes the loss."""
+    """The optimizer and what changes the loss."""
 
+    optimizer: Literal["sgd", "lamb"] = "sgd"  # "lamb": arXiv 1904.00962
     lr: float | Auto = "auto"  # the highest learning rate of the schedule
-    momentum: float = 0.9
+    momentum: float = 0.9  # LAMB: of the first moment; that of the second is 0.999
     nesterov: bool = False
     weight_decay: float = 1e-4
     decay_all: bool = False  # True decays batch-norm weights and biases too, as the paper does
     batch: int | Auto = "auto"  # pictures per step
     accumulate: int = 1  # a step's batch is worked off in this many parts
     clip: float = 0.0  # largest gradient norm; 0 is off
+    loss: Literal["cross-entropy", "bce"] = "cross-entropy"  # "bce": each class is a yes or no (arXiv 2110.00476)
+    target_threshold: float = 0.0  # for "bce": targets above it, after smoothing and mixing, become 1, the others 0
     label_smoothing: float = 0.0
     ema: float = 0.0  # decay per step of the averaged weights that are evaluated and kept; 0 is off
     stochastic_depth: float = 0.0  # probability of skipping the last block; less before it (arXiv 1603.09382); 0 is off
@@ -87,7 +98,8 @@ class Schedule:
     decay: Literal["cosine", "step"] = "cosine"
     milestones: tuple[float, ...] = (0.5, 0.75)  # shares of progress, for decay = "step"
     gamma: float = 0.1  # factor at each milestone
-    warmup_steps: int | Auto = "auto"
+    warmup_steps: int | Auto = "auto"  # "auto": warmup_share of all steps
+    warmup_share: float = 0.05
     warmup: Literal["linear", "constant"] = "linear"
     warmup_start: float = 0.0  # factor of lr at the first step (linear) or during the whole warm-up (constant)
 
@@ -101,6 +113,8 @@ class Run:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool = True
     deterministic: bool = True
+    compile: bool = False  # torch.compile: pays after the minutes that it takes, on a GPU above all
+    activation_checkpointing: bool = False  # computes blocks a second time instead of keeping what they gave
     threads: int | Auto = "auto"  # that read and decode pictures
     cache_mb: int = 1024  # decoded pictures kept in memory when all of them fit
     watch: Literal["val", "test"] = "val"  # the split scored on the way, where the pictures have it

@@ -36,6 +36,12 @@ SHARE = Limit("in [0, 1]", lambda value: 0 <= value <= 1)
 SHARE_BELOW_ONE = Limit("in [0, 1)", lambda value: 0 <= value < 1)
 SHARE_ABOVE_ZERO = Limit("in (0, 1]", lambda value: 0 < value <= 1)
 
+
+def _sizes(pairs: tuple[tuple[float, int], ...]) -> bool:
+    shares = [share for share, _ in pairs]
+    return shares[:1] in ([], [0]) and shares == sorted(set(shares)) and all(0 <= a < 1 and b > 0 for a, b in pairs)
+
+
 LIMITS = {
     "model.stem_stride": Limit("among 1, 2, 4", lambda value: value in (1, 2, 4)),
     "data.size": AT_LEAST_ONE,
@@ -49,6 +55,12 @@ LIMITS = {
     "augment.colour": NOT_NEGATIVE,
     "augment.jitter": SHARE,
     "augment.erase": SHARE,
+    "augment.erase_area": Limit("with 0 < low <= high < 1", lambda pair: 0 < pair[0] <= pair[1] < 1),
+    "augment.repeats": AT_LEAST_ONE,
+    "augment.sizes": Limit("[share, pixels], the shares increasing from 0 on, below 1", _sizes),
+    "augment.ops": Limit("from 1 to 4", lambda value: 1 <= value <= 4),
+    "augment.magnitude": Limit("in [0, 10]", lambda value: 0 <= value <= 10),
+    "augment.magnitude_std": NOT_NEGATIVE,
     "augment.mixup": NOT_NEGATIVE,
     "augment.cutmix": NOT_NEGATIVE,
     "optim.lr": POSITIVE,
@@ -57,6 +69,7 @@ LIMITS = {
     "optim.batch": AT_LEAST_ONE,
     "optim.accumulate": AT_LEAST_ONE,
     "optim.clip": NOT_NEGATIVE,
+    "optim.target_threshold": SHARE_BELOW_ONE,
     "optim.label_smoothing": SHARE_BELOW_ONE,
     "optim.ema": SHARE_BELOW_ONE,
     "optim.stochastic_depth": SHARE_BELOW_ONE,
@@ -68,6 +81,7 @@ LIMITS = {
     ),
     "schedule.gamma": SHARE_ABOVE_ZERO,
     "schedule.warmup_steps": NOT_NEGATIVE,
+    "schedule.warmup_share": SHARE_BELOW_ONE,
     "schedule.warmup_start": SHARE,
     "run.seed": Limit("in [0, 2**63)", lambda value: 0 <= value < 2**63),
     "run.threads": AT_LEAST_ONE,
@@ -87,7 +101,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {key: _plain(getattr(value, key)) for key in _kinds(type(value))}
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def from_dict(mapping: Mapping[str, Any], *, where: str, base: Recipe | None = None) -> Recipe:
@@ -271,7 +285,8 @@ def _allowed(key: str, kind: Any) -> str:
             words += [json.dumps(word) for word in get_args(choice)]
         elif get_origin(choice) is tuple:
             items = get_args(choice)
-            many, what = "" if items[-1] is Ellipsis else f"{len(items)} ", "integers" if items[0] is int else "numbers"
+            many = "" if items[-1] is Ellipsis else f"{len(items)} "
+            what = {int: "integers", float: "numbers"}.get(items[0], "pairs")
             words.append(f"an array of {many}{what}{limit}")
         else:
             name = {bool: "true or false", int: "an integer", float: "a number", str: "text in quotes"}[choice]
@@ -289,6 +304,13 @@ def _check_together(recipe: Recipe, where: str) -> None:
     optim, schedule = recipe.optim, recipe.schedule
     if optim.nesterov and optim.momentum == 0:
         raise UserError(f"optim.nesterov = true in {where}: needs optim.momentum > 0")
+    if optim.nesterov and optim.optimizer == "lamb":
+        raise UserError(f'optim.nesterov = true in {where}: is SGD\'s; leave it out with optim.optimizer = "lamb"')
+    if optim.target_threshold and optim.loss != "bce":
+        raise UserError(f'optim.target_threshold = {optim.target_threshold} in {where}: needs optim.loss = "bce"')
+    if recipe.run.compile and (optim.stochastic_depth or recipe.run.activation_checkpointing):
+        other = "optim.stochastic_depth" if optim.stochastic_depth else "run.activation_checkpointing"
+        raise UserError(f"run.compile = true in {where}: does not go with {other}; choose one of the two")
     if isinstance(optim.batch, int) and optim.accumulate > optim.batch:
         raise UserError(
             f"optim.accumulate = {optim.accumulate} in {where}: must not be above optim.batch = {optim.batch}"

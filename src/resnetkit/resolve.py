@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from resnetkit.data.audit import Audit, channel_statistics
+from resnetkit.data.audit import Audit, channel_statistics, shorter_sides
 from resnetkit.data.loader import Reader, default_threads
 from resnetkit.data.pictures import Data
 from resnetkit.data.transforms import Preprocess
@@ -46,7 +46,10 @@ def resolve(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None)
     own = {key: getattr(arch, key) for key in ("shortcut", "stride", "preactivation")}
     recipe = replace(recipe, model=replace(recipe.model, arch=arch.name, **own))
     recipe = from_dict(to_dict(recipe), where="the recipe")  # refuses what a resumed run would refuse
-    return Resolved(recipe, arch, make_preprocess(recipe, data, audit, weights), tuple(rules))
+    preprocess = make_preprocess(recipe, data, audit, weights)
+    if recipe.augment.sizes and len(preprocess.mean) > preprocess.channels:
+        raise UserError("augment.sizes: a mean picture fits one size alone; leave it out, or data.normalise=imagenet")
+    return Resolved(recipe, arch, preprocess, tuple(rules))
 
 
 def check_parts(optim: Optim, arch: Architecture) -> None:
@@ -76,7 +79,7 @@ def resolve_input(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile |
         rules.append(f"{spec.channels} channels: {'every picture is grey' if audit.all_grey else 'colour pictures'}")
     if spec.size == "auto":
         train = data.splits["train"]
-        median = int(np.median(np.minimum(audit.width[train], audit.height[train])))
+        median = int(np.median(shorter_sides(audit, train)))
         size = next((size for size, most in ((32, 40), (64, 80), (96, 112)) if median <= most), 128)
         spec = replace(spec, size=size)
         rules.append(f"input {size} pixels: the median shorter side is {median}")
@@ -88,10 +91,11 @@ def resolve_input(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile |
     if augment.crop == "auto":
         augment = replace(augment, crop="pad" if spec.size <= 40 else "resized")
         rules.append(f"crop {augment.crop!r}: follows from the input size")
-    if augment.crop == "scale" and augment.sides[0] < spec.size:
+    largest, name = max([(spec.size, "data.size"), *((side, "augment.sizes") for _, side in augment.sizes)])
+    if augment.crop == "scale" and augment.sides[0] < largest:
         raise UserError(
-            f"augment.sides={list(augment.sides)}: a crop of data.size={spec.size} pixels does not fit in a shorter "
-            f"side of {augment.sides[0]}; begin them at {spec.size} or more"
+            f"augment.sides={list(augment.sides)}: a crop of {name}={largest} pixels does not fit in a shorter "
+            f"side of {augment.sides[0]}; begin them at {largest} or more"
         )
     if augment.colour and spec.channels == 1:
         raise UserError(f"augment.colour={augment.colour:g}: grey pictures have no colour to shift; set it to 0")
@@ -157,8 +161,8 @@ def resolve_length(recipe: Recipe, pictures: int, rules: list[str]) -> Recipe:
         steps = max(1, round(schedule.epochs * per_epoch))
     schedule = replace(schedule, steps=steps, epochs=steps / per_epoch)
     if schedule.warmup_steps == "auto":
-        schedule = replace(schedule, warmup_steps=steps // 20)
-        rules.append(f"warm-up {schedule.warmup_steps} steps: 5 % of {steps:,}")
+        schedule = replace(schedule, warmup_steps=int(schedule.warmup_share * steps + 1e-9))
+        rules.append(f"warm-up {schedule.warmup_steps} steps: {100 * schedule.warmup_share:.3g} % of {steps:,}")
     return replace(recipe, optim=optim, schedule=schedule)
 
 

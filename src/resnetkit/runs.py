@@ -25,6 +25,7 @@ import torch
 
 from resnetkit import checkpoint
 from resnetkit.atomic import sync_folder, write_json, write_text
+from resnetkit.data.decode import native_version
 from resnetkit.data.pictures import Data
 from resnetkit.data.split import save_split
 from resnetkit.errors import UserError
@@ -33,6 +34,7 @@ from resnetkit.recipe_file import from_dict, to_dict
 from resnetkit.version import __version__
 
 LOG, STEPS = "log.jsonl", "steps.csv"
+NATIVE = "resnetkit-native"  # among the versions where it is installed: its crops are up to a level from the others
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Environment:
 
     command: str
     data: str
+    val: str | None  # the pictures to check with, where they come from another place
     fingerprint: str  # SHA-256 over names, labels and contents of the pictures
     weights: str | None  # the file that training began from
     device: str
@@ -59,12 +62,15 @@ def this_environment(
     *,
     derived: tuple[str, ...],
     notes: tuple[str, ...],
+    val: str | None = None,
 ) -> Environment:
     """The environment of the process that runs now."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({processor()})"
+    native = native_version()
     return Environment(
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         data=data,
+        val=val,
         fingerprint=fingerprint,
         weights=weights,
         device=name,
@@ -74,11 +80,21 @@ def this_environment(
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
+            **({NATIVE: native} if native else {}),
         },
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         derived=derived,
         notes=notes,
     )
+
+
+def decoder_changed(environment: Environment) -> tuple[str, ...]:
+    """A sentence when a run was begun with another resnetkit-native than is installed now, or with one of the two."""
+    then, now = environment.versions.get(NATIVE), native_version()
+    if then == now:
+        return ()
+    begun, here = f"begun with {NATIVE} {then}" if then else f"begun without {NATIVE}", now or "none"
+    return (f"{begun}, and here is {here}: crops of JPEGs may differ by a level from those of an undisturbed run",)
 
 
 def processor() -> str:
@@ -182,7 +198,9 @@ def read_environment(folder: Path) -> Environment:
     """The environment in which a run was begun."""
     values = read_json(folder / "environment.json")
     try:
-        return Environment(**{**values, "derived": tuple(values["derived"]), "notes": tuple(values["notes"])})
+        return Environment(
+            **{"val": None, **values, "derived": tuple(values["derived"]), "notes": tuple(values["notes"])}
+        )
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{folder / 'environment.json'}: of another version of resnetkit, or damaged ({error})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import cleandoc
 
 from resnetkit.errors import UserError, nearest
@@ -128,6 +129,203 @@ def imagenet_paper() -> Recipe:
     )
 
 
+def imagenet_goyal() -> Recipe:
+    """ImageNet in large batches (arXiv 1706.02677): 8192 pictures a step, learning rate 3.2 after 5 epochs of warm-up.
+
+        resnet train imagenet/ --recipe imagenet-goyal
+
+    Sec. 5.1: 90 epochs, the rate 0.1 x batch / 256, from 0.1 to it in 5 epochs, cut at 30, 60 and 80; Nesterov momentum
+    0.9, weight decay 1e-4 but on normalisation, whose last gamma in a block begins at 0. Another batch: change optim.lr
+    in proportion. On one GPU add --set optim.accumulate=64; the paper had 256 P100 for an hour.
+    Cost: 115 M pictures, 1.41 E multiply-adds. The paper: 76.26 % (23.74 % wrong, mean of 5).
+    Deviations: batch statistics are over the pictures that are worked off together (the paper: 32); the dense layer
+    begins as He's (the paper: deviation 0.01), and its bias is not decayed.
+    Never run on the whole of ImageNet; a few hundred steps on Tiny ImageNet stand in results/recipes.json.
+    Result: not yet measured
+    """
+    return Recipe(
+        name="imagenet-goyal",
+        model=Model(arch="resnet50", zero_gamma=True),
+        data=Data(size=224, crop=0.875, channels=3, exif=False),
+        augment=Augment(crop="resized", scale=(0.08, 1.0)),
+        optim=Optim(lr=3.2, momentum=0.9, nesterov=True, weight_decay=1e-4, batch=8192),
+        schedule=Schedule(
+            epochs=90,
+            decay="step",
+            milestones=(30 / 90, 60 / 90, 80 / 90),
+            warmup_share=5 / 90,
+            warmup_start=1 / 32,
+        ),
+    )
+
+
+def imagenet_torchvision_v1() -> Recipe:
+    """ImageNet as torchvision's first weights: 90 epochs of 256 a step, learning rate 0.1 cut at 30 and 60.
+
+        resnet train imagenet/ --recipe imagenet-torchvision-v1
+
+    From the defaults of its references/classification: momentum 0.9, weight decay 1e-4 on everything, crops of 8 to
+    100 % of the area at 224 pixels, mirrored, no warm-up. There it ran on 8 V100 with 32 pictures each.
+    Cost: 115 M pictures, 1.41 E multiply-adds. torchvision: 76.13 % (ResNet50_Weights.IMAGENET1K_V1).
+    Deviation: batch statistics are over the pictures that are worked off together (there: 32).
+    Never run on the whole of ImageNet; a few hundred steps on Tiny ImageNet stand in results/recipes.json.
+    Result: not yet measured
+    """
+    return Recipe(
+        name="imagenet-torchvision-v1",
+        model=Model(arch="resnet50"),
+        data=Data(size=224, crop=0.875, channels=3, exif=False),
+        augment=Augment(crop="resized", scale=(0.08, 1.0)),
+        optim=Optim(lr=0.1, momentum=0.9, weight_decay=1e-4, decay_all=True, batch=256),
+        schedule=Schedule(epochs=90, decay="step", milestones=(1 / 3, 2 / 3), warmup_share=0.0),
+    )
+
+
+def imagenet_torchvision_v2() -> Recipe:
+    """ImageNet as torchvision's second weights: 600 epochs at 176 pixels with TrivialAugment, mixup, CutMix and EMA.
+
+        resnet train imagenet/ --recipe imagenet-torchvision-v2
+
+    1024 a step, learning rate 0.5 on a cosine after 5 epochs from 0.005, weight decay 2e-5 but on normalisation,
+    label smoothing 0.1, mixup 0.2 or CutMix 1, erasing 0.1, 4 crops of each picture in a batch; scored at 224 of 232.
+    torchvision averages every 32 steps with a decay that its script turns from 0.99998 into 0.9989, which is 0.999966 a
+    step and stands here. On one GPU add --set optim.accumulate=4; there it ran on 8 GPUs with 128 pictures each.
+    Cost: 769 M pictures, 6.01 E multiply-adds. torchvision: 80.86 % (ResNet50_Weights.IMAGENET1K_V2).
+    Deviations: the rate moves with every step and falls to 0 (there: every epoch); pictures are mixed with the batch in
+    reverse order (there: shifted by one); the average forgets faster in the first third, where its decay is (1 + step)
+    / (10 + step); the bias of the dense layer is not decayed.
+    Never run on the whole of ImageNet; a few hundred steps on Tiny ImageNet stand in results/recipes.json.
+    Result: not yet measured
+    """
+    return Recipe(
+        name="imagenet-torchvision-v2",
+        model=Model(arch="resnet50"),
+        data=Data(size=224, crop=224 / 232, channels=3, exif=False),
+        augment=Augment(
+            repeats=4,
+            sizes=((0.0, 176),),
+            crop="resized",
+            scale=(0.08, 1.0),
+            policy="trivialaugment",
+            erase=0.1,
+            erase_area=(0.02, 0.33),
+            mixup=0.2,
+            cutmix=1.0,
+        ),
+        optim=Optim(lr=0.5, momentum=0.9, weight_decay=2e-5, batch=1024, label_smoothing=0.1, ema=0.999966),
+        schedule=Schedule(epochs=600, warmup_share=5 / 600, warmup_start=0.01),
+    )
+
+
+def imagenet_a1() -> Recipe:
+    """ImageNet as A1 of "ResNet strikes back" (arXiv 2110.00476): LAMB and BCE, 600 epochs at 224 pixels.
+
+        resnet train imagenet/ --recipe imagenet-a1
+
+    Table 2: LAMB, 2048 a step, learning rate 5e-3 on a cosine after 5 epochs of warm-up, weight decay 0.01, label
+    smoothing 0.1, stochastic depth 0.05, 3 crops of each picture in a batch, RandAugment 7 / 0.5, mixup 0.2 or
+    CutMix 1; scored at 224 of 236 (0.95). On one GPU add --set optim.accumulate=8; the paper's took 4.6 days on 4 V100.
+    Cost: 768 M pictures, 9.42 E multiply-adds. The paper: 80.4 %.
+    As timm's: gradients clipped to a norm of 1, bicubic crops. Targets stay soft, for a threshold would undo smoothing.
+    Deviations: warm-up begins at 0 and the cosine ends there (timm: 1e-6, moved every epoch).
+    Never run on the whole of ImageNet; a few hundred steps on Tiny ImageNet stand in results/recipes.json.
+    Result: not yet measured
+    """
+    return Recipe(
+        name="imagenet-a1",
+        model=Model(arch="resnet50", zero_gamma=True),
+        data=Data(size=224, crop=0.95, filter="bicubic", channels=3, exif=False),
+        augment=Augment(
+            repeats=3,
+            crop="resized",
+            scale=(0.08, 1.0),
+            policy="randaugment",
+            ops=2,
+            magnitude=7.0,
+            magnitude_std=0.5,
+            mixup=0.2,
+            cutmix=1.0,
+        ),
+        optim=Optim(
+            optimizer="lamb",
+            lr=5e-3,
+            weight_decay=0.01,
+            batch=2048,
+            clip=1.0,
+            loss="bce",
+            label_smoothing=0.1,
+            stochastic_depth=0.05,
+        ),
+        schedule=Schedule(epochs=600, warmup_share=5 / 600),
+    )
+
+
+def imagenet_a2() -> Recipe:
+    """ImageNet as A2 of "ResNet strikes back": 300 epochs at 224 pixels.
+
+        resnet train imagenet/ --recipe imagenet-a2
+
+    As imagenet-a1 but for: 300 epochs, weight decay 0.02, no label smoothing, mixup 0.1, and targets above 0.2 become
+    1, as it is run with timm (--bce-target-thresh 0.2): both classes of a mixed picture count in full.
+    Cost: 384 M pictures, 4.71 E multiply-adds. The paper: 79.8 %.
+    Never run on the whole of ImageNet; a few hundred steps on Tiny ImageNet stand in results/recipes.json.
+    Result: not yet measured
+    """
+    a1 = imagenet_a1()
+    return replace(
+        a1,
+        name="imagenet-a2",
+        augment=replace(a1.augment, mixup=0.1),
+        optim=replace(a1.optim, weight_decay=0.02, label_smoothing=0.0, target_threshold=0.2),
+        schedule=Schedule(epochs=300, warmup_share=5 / 300),
+    )
+
+
+def imagenet_a3() -> Recipe:
+    """ImageNet as A3 of "ResNet strikes back": 100 epochs at 160 pixels, scored at 224.
+
+        resnet train imagenet/ --recipe imagenet-a3
+
+    As imagenet-a2 but for: 100 epochs, learning rate 8e-3, crops of 160 pixels, RandAugment 6 / 0.5, one crop of each
+    picture, no stochastic depth.
+    Cost: 128 M pictures, 802 P multiply-adds. The paper: 78.1 %.
+    Never run on the whole of ImageNet; a few hundred steps on Tiny ImageNet stand in results/recipes.json.
+    Result: not yet measured
+    """
+    a2 = imagenet_a2()
+    return replace(
+        a2,
+        name="imagenet-a3",
+        augment=replace(a2.augment, repeats=1, sizes=((0.0, 160),), magnitude=6.0),
+        optim=replace(a2.optim, lr=8e-3, stochastic_depth=0.0),
+        schedule=Schedule(epochs=100, warmup_share=5 / 100),
+    )
+
+
+def imagenet_fast() -> Recipe:
+    """ImageNet in 16 epochs of small pictures: 160 pixels, 192 for the last quarter, scored at 224.
+
+        resnet train imagenet/ --recipe imagenet-fast
+
+    After ffcv-imagenet's 16 epochs of a ResNet-50: these sizes, SGD, label smoothing 0.1, no decay of normalisation;
+    the network sees at 224 what it learnt at 192 (arXiv 1906.06423). Ours are 1024 a step, a learning rate of 2.0 on a
+    cosine after 2 epochs of warm-up, weight decay 5e-5, and crops of 25 to 100 % of the area. On one GPU add
+    --set run.compile=true, and optim.accumulate=4 where memory is short.
+    Cost: 20.5 M pictures, 142 P multiply-adds. ffcv-imagenet: 73.8 % in 15 minutes on 8 A100, with BlurPool and with
+    mirrored pictures averaged when it scores, which are not done here: expect less.
+    Never run on the whole of ImageNet; a few hundred steps on Tiny ImageNet stand in results/recipes.json.
+    Result: not yet measured
+    """
+    return Recipe(
+        name="imagenet-fast",
+        model=Model(arch="resnet50", zero_gamma=True),
+        data=Data(size=224, crop=0.875, channels=3, exif=False),
+        augment=Augment(sizes=((0.0, 160), (0.75, 192)), crop="resized", scale=(0.25, 1.0)),
+        optim=Optim(lr=2.0, momentum=0.9, nesterov=True, weight_decay=5e-5, batch=1024, label_smoothing=0.1),
+        schedule=Schedule(epochs=16, warmup_share=2 / 16),
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "small": small,
     "finetune": finetune,
@@ -135,6 +333,13 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "fashion-mnist": fashion_mnist,
     "cifar-paper": cifar_paper,
     "imagenet-paper": imagenet_paper,
+    "imagenet-goyal": imagenet_goyal,
+    "imagenet-torchvision-v1": imagenet_torchvision_v1,
+    "imagenet-torchvision-v2": imagenet_torchvision_v2,
+    "imagenet-a1": imagenet_a1,
+    "imagenet-a2": imagenet_a2,
+    "imagenet-a3": imagenet_a3,
+    "imagenet-fast": imagenet_fast,
 }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from resnetkit.about import MODEL_FILE
+from resnetkit.cost import training_cost
 from resnetkit.data.audit import Audit
 from resnetkit.data.pictures import Data, count
 from resnetkit.data.transforms import Preprocess
@@ -21,6 +22,7 @@ from resnetkit.recipe import Recipe
 from resnetkit.resolve import GREY_MEAN, GREY_STD, IMAGENET_MEAN, IMAGENET_STD, Resolved
 from resnetkit.runs import Environment
 from resnetkit.tensorfile import read
+from resnetkit.terminal import amount, duration
 from resnetkit.weights import ModelFile, asked_architecture, open_model
 
 
@@ -81,12 +83,26 @@ def opening_lines(data: Data, audit: Audit, resolved: Resolved, environment: Env
         *environment.derived,
         parameter_groups(network, recipe.optim)[1],
         f"device {environment.device}, {environment.torch_threads} threads",
+        cost_line(resolved),
     ]
+
+
+def cost_line(resolved: Resolved) -> str:
+    """What the training will cost, in words."""
+    cost = training_cost(resolved.recipe, resolved.arch)
+    line = f"cost: {cost.pictures:,} pictures shown, {amount(cost.multiply_adds)} multiply-adds"
+    if cost.seconds is None:
+        return line
+    speed = float(f"{cost.pictures / cost.seconds:.3g}")
+    return (
+        f"{line}; about {duration(cost.seconds)} on one such device, at {speed:,g} pictures a second: estimated from "
+        "a few steps just now, without reading pictures and scoring"
+    )
 
 
 def sizes(data: Data, audit: Audit) -> str:
     """How large the pictures are."""
-    used = data.used()
+    used = data.used() if audit.whole else audit.indices
     short = np.minimum(audit.width[used], audit.height[used])
     long = np.maximum(audit.width[used], audit.height[used])
     if short.min() == long.max():

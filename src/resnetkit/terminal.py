@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from resnetkit.events import EpochDone, Event, Finished, Found, Progress
     from resnetkit.model import Architecture
     from resnetkit.protocol import Scoring
+    from resnetkit.sharding import Sharding
     from resnetkit.weights import ModelFile
 
 CLASSES_SHOWN = 20  # rows of the per-class table, the worst ones
@@ -76,7 +77,7 @@ def duration(seconds: float) -> str:
 
 def amount(number: int) -> str:
     """With three figures: `11.5 G`, `556 M`, `64.0 k`."""
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+    for unit, size in (("E", 10**18), ("P", 10**15), ("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= 0.9995 * size:
             value = number / size
             places = 2 if value < 9.995 else 1 if value < 99.95 else 0
@@ -254,6 +255,21 @@ def show_bad(console: Console, bad: dict[str, str]) -> None:
         say(console, f"  {path}: {reason}")
     if len(bad) > BAD_SHOWN:
         say(console, f"  … {len(bad) - BAD_SHOWN} more; --json has all")
+
+
+# Shards
+
+
+@contextmanager
+def status() -> Iterator[Callable[[str], None]]:
+    """A live line on standard error for work that may take hours; nothing where that is no terminal."""
+    console = screen(stderr=True)
+    with live_area(console) as area:
+        yield Watcher(console, area).live
+
+
+def sharding_line(event: Sharding) -> str:
+    return f"{'verified' if event.verifying else 'written'}: {event.done:,} of {counted(event.total, 'picture')}"
 
 
 # Networks

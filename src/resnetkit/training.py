@@ -17,7 +17,17 @@ import torch
 from resnetkit import checkpoint, runs
 from resnetkit.about import MODEL_FILE
 from resnetkit.atomic import write_json
-from resnetkit.data.audit import Audit, Record, audit_pictures, fingerprint, require_good, without_bad
+from resnetkit.data.audit import (
+    Audit,
+    Record,
+    audit_pictures,
+    fingerprint,
+    from_records,
+    require_good,
+    sampled,
+    without_bad,
+)
+from resnetkit.data.joined import with_validation
 from resnetkit.data.loader import Reader, default_threads
 from resnetkit.data.pictures import Data, check_trainable
 from resnetkit.data.problems import problems
@@ -42,6 +52,7 @@ from resnetkit.weights import ModelFile, read_architecture, save_model
 def train(
     data: str | Path,
     *,
+    val: str | Path | None = None,
     recipe: Recipe | None = None,
     weights: str | Path | None = None,
     out: str | Path | None = None,
@@ -50,13 +61,14 @@ def train(
     """Train a classifier on labelled pictures and measure it.
 
     data     a folder, a table, or `fashion-mnist:DIR` and the like; see `open_data`
+    val      pictures to check with, of the same classes, where `data` has none; as `data`
     recipe   None: "small", or "finetune" with weights
     weights  a model file, a run folder, or a state dict of torchvision's names to begin from
     out      the run folder, which must not exist; None: the next free runs/NAME-N
     track    who is told while it runs: "tensorboard", "mlflow", "wandb"; see `tracking`
     Raises UserError for wrong input, Stopped after SIGINT or SIGTERM.
     """
-    return last(training(data, recipe=recipe, weights=weights, out=out, track=track))
+    return last(training(data, val=val, recipe=recipe, weights=weights, out=out, track=track))
 
 
 def resume(run: str | Path) -> Finished:
@@ -74,6 +86,7 @@ def last(events: Iterator[Event]) -> Finished:
 def training(
     data: str | Path,
     *,
+    val: str | Path | None = None,
     recipe: Recipe | None = None,
     weights: str | Path | None = None,
     out: str | Path | None = None,
@@ -85,7 +98,7 @@ def training(
     check_trackers(track)
     folder = runs.new_folder(out, str(data))
     given = starting_weights(weights, recipe) if weights else None
-    found = open_data(data)
+    found = open_both(data, val)
     check_trainable(found)
     whole, audit = yield from look_at(found, recipe)
     check_trainable(whole)
@@ -98,6 +111,7 @@ def training(
         torch.device(str(resolved.recipe.run.device)),
         derived=(*resolved.rules, *assumed_line(given)),
         notes=split.notes,
+        val=absolute(val) if val is not None else None,
     )
     with determinism(resolved.recipe):
         loop = make_loop(folder, resolved, split, audit)
@@ -119,7 +133,7 @@ def resuming(run: str | Path) -> Iterator[Event]:
     recipe, environment = runs.read_recipe(folder), runs.read_environment(folder)
     with runs.locked(folder):
         runs.sweep(folder)
-        whole, audit = yield from look_at(open_data(environment.data), recipe)
+        whole, audit = yield from look_at(open_both(environment.data, environment.val), recipe)
         if fingerprint(whole, audit) != environment.fingerprint:
             raise UserError(
                 f"{environment.data}: the pictures are not those that {folder} was begun with; bring those back, "
@@ -134,13 +148,24 @@ def resuming(run: str | Path) -> Iterator[Event]:
         with determinism(recipe):
             loop = make_loop(folder, resolved, split, audit)
             loop.restore(tensors, meta)
-            yield Found((*notes, f"resuming {folder} at step {loop.state.step:,} of {loop.steps:,}"))
+            changed = runs.decoder_changed(environment)
+            yield Found((*notes, *changed, f"resuming {folder} at step {loop.state.step:,} of {loop.steps:,}"))
             yield from tracked(run_to_end(loop, audit), folder, loop.recipe, loop.state.step)
 
 
+def open_both(data: str | Path, val: str | Path | None) -> Data:
+    """The pictures to learn from, and those to check with where they come from another place."""
+    return open_data(data) if val is None else with_validation(open_data(data), open_data(val))
+
+
 def look_at(data: Data, recipe: Recipe) -> Generator[Reading, None, tuple[Data, Audit]]:
-    """Read every picture once. Returns the data without bad pictures, or raises UserError that names them."""
-    total = len(data.used())
+    """Read every picture once, unless an index knows them or there are too many. Returns the data without bad pictures,
+    or raises UserError that names them."""
+    known = from_records(data)
+    if known is not None:
+        return data, known
+    chosen = sampled(data)
+    total = len(data.used() if chosen is None else chosen)
 
     def counted(records: Iterator[Record]) -> Generator[Reading, None, list[Record]]:
         seen = []
@@ -151,8 +176,8 @@ def look_at(data: Data, recipe: Recipe) -> Generator[Reading, None, tuple[Data, 
         return seen
 
     channels = recipe.data.channels if isinstance(recipe.data.channels, int) else 3
-    records = audit_pictures(data, exif=recipe.data.exif, channels=channels, threads=default_threads())
-    audit = Audit.collect(len(data), (yield from counted(records)))
+    records = audit_pictures(data, indices=chosen, exif=recipe.data.exif, channels=channels, threads=default_threads())
+    audit = replace(Audit.collect(len(data), (yield from counted(records))), whole=chosen is None)
     if recipe.data.bad == "stop":
         require_good(data, audit)
     return without_bad(data, audit), audit
@@ -161,8 +186,9 @@ def look_at(data: Data, recipe: Recipe) -> Generator[Reading, None, tuple[Data, 
 def make_loop(folder: Path, resolved: Resolved, data: Data, audit: Audit) -> Loop:
     """The loop at its first step, with the decoded pictures kept in memory when all of them fit."""
     run, preprocess = resolved.recipe.run, resolved.preprocess
-    used = data.used()
-    pixels = int((audit.width[used].astype("int64") * audit.height[used]).sum())
+    used = data.used() if audit.whole else audit.indices
+    seen = int((audit.width[used].astype("int64") * audit.height[used]).sum())
+    pixels = seen * len(data.used()) // max(1, len(used))
     keep = pixels * preprocess.channels <= run.cache_mb * 2**20
     reader = Reader(data, preprocess, threads=int(run.threads), keep=keep)
     return Loop(folder, resolved, data, reader, State(resolved))

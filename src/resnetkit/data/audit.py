@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.data.decode import Header, decode, luma, probe
-from resnetkit.data.pictures import SHOWN, Data, Indices, Pixels, count, name_bad
+from resnetkit.data.pictures import SHOWN, Data, Indexed, Indices, Pixels, count, name_bad
 from resnetkit.errors import BadPicture, UserError
 
+MOST = 2_000_000  # pictures that are all looked at; ILSVRC-2012 has 1.3 million
+LOOKED_AT = 10_000  # of more, or where they lie far away
 CHUNK = 16  # pictures per task: handing one over costs as much as reading a small picture
 SAMPLE = 2000  # pictures that the channel statistics are taken from
 
@@ -58,6 +60,7 @@ class Audit:
     odd      index to what is unusual, of those read by a rule one should know
     all_grey every picture that can be read is grey, by its header
     decoded  every picture was decoded; False: the headers alone, because there are so many bytes
+    whole    every picture of the splits was looked at; False: a sample, because there are so many
     """
 
     indices: Indices
@@ -68,6 +71,7 @@ class Audit:
     odd: dict[int, tuple[str, ...]]
     all_grey: bool
     decoded: bool
+    whole: bool = True
 
     @classmethod
     def collect(cls, n: int, records: Iterable[Record]) -> Audit:
@@ -107,6 +111,27 @@ def audit(
     return Audit.collect(len(data), records)
 
 
+def from_records(data: Data) -> Audit | None:
+    """The audit of pictures that `resnet shard` looked at when it wrote them, from its index; None where it did not."""
+    found = data.pictures.records() if isinstance(data.pictures, Indexed) and len(data) <= MOST else None
+    if found is None:
+        return None
+    odd = dict(found.odd)
+    return Audit(data.used(), found.digest, found.width, found.height, {}, odd, found.all_grey, decoded=False)
+
+
+def sampled(data: Data) -> Indices | None:
+    """The pictures to look at where not all can be: so many, or so far away. None: all of them.
+
+    The same ones for the same numbers of pictures, spread evenly over them.
+    """
+    used = data.used()
+    far = data.shards is not None and isinstance(data.pictures, Indexed)
+    if len(used) <= (LOOKED_AT if far else MOST):
+        return None
+    return used[np.linspace(0, len(used) - 1, LOOKED_AT).astype(np.int64)]
+
+
 def audit_pictures(
     data: Data,
     *,
@@ -129,6 +154,8 @@ def audit_pictures(
             picture = data.pictures.read(index)
         except OSError as error:
             return Record(index, error=f"cannot be opened: {error.strerror}")
+        except BadPicture as error:
+            return Record(index, error=str(error))
         if isinstance(picture, np.ndarray):
             digest = hashlib.sha256(picture.tobytes()).digest()
             height, width, depth = picture.shape
@@ -192,6 +219,12 @@ def oddities(header: Header, name: str) -> tuple[str, ...]:
     return tuple(what for what, is_so in found if is_so)
 
 
+def shorter_sides(audit: Audit, indices: Indices) -> NDArray[np.int32]:
+    """The shorter sides, in pixels, of those of `indices` that were looked at."""
+    seen = indices if audit.whole else np.intersect1d(indices, audit.indices)
+    return np.minimum(audit.width[seen], audit.height[seen])
+
+
 def found_bad(data: Data, audit: Audit) -> dict[int, str]:
     """Index to reason, of the pictures in a split that cannot be read."""
     used = set(data.used().tolist()) if audit.error else set()
@@ -219,7 +252,12 @@ def without_bad(data: Data, audit: Audit) -> Data:
 
 
 def fingerprint(data: Data, audit: Audit) -> str:
-    """SHA-256, as hex, over (name, class, digest) of every picture in a split, sorted: the same wherever they lie."""
+    """SHA-256, as hex, over (name, class, digest) of every picture in a split, sorted: the same wherever they lie.
+
+    Where not every picture was looked at, over their index.
+    """
+    if not audit.whole and isinstance(data.pictures, Indexed):
+        return data.pictures.fingerprint()
     used = data.used()
     rows = sorted(
         (os.fsencode(data.pictures.name(index)), os.fsencode(data.classes[label]), audit.digest[index].tobytes())
@@ -251,7 +289,8 @@ def channel_statistics(
     For pictures of one size that is the mean and standard deviation of all pixels. Raises UserError naming pictures
     that cannot be read.
     """
-    good = [i for i in indices.tolist() if i not in audit.error]
+    seen = indices if audit.whole else np.intersect1d(indices, audit.indices)
+    good = [i for i in seen.tolist() if i not in audit.error]
     sample = sorted(good, key=lambda i: (audit.digest[i].tobytes(), i))[:SAMPLE]
     if not sample:
         raise UserError(f"{data.spec}: no picture to measure")

@@ -2,8 +2,9 @@
 
 The format is taken from the content, never from a suffix: JPEG, PNG, GIF, BMP, TIFF, WebP, PPM. Pixels are Pillow's.
 Grey and RGB JPEGs are decoded by simplejpeg where it is installed (libjpeg-turbo with the accurate DCT and smooth
-upsampling, as Pillow sets it, without Pillow's per-picture cost); a JPEG that it refuses goes to Pillow. Both release
-the GIL, and nothing here keeps state, so threads may decode at once.
+upsampling, as Pillow sets it, without Pillow's per-picture cost); a JPEG that it refuses goes to Pillow. Where
+resnetkit-native is installed (native/README.md), `croppable` decodes no more of a JPEG than is wanted. All release the
+GIL, and nothing here keeps state, so threads may decode at once.
 
   picture                         becomes
   16-bit                          the high byte of each value
@@ -27,40 +28,42 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from resnetkit.errors import BadPicture
+
+if TYPE_CHECKING:  # Pillow is imported when a picture needs it: most JPEGs do not, and it takes as long as they do
+    from PIL.ImageFile import ImageFile
+    from PIL.TiffImagePlugin import TiffImageFile
 
 try:
     import simplejpeg
 except ImportError:  # no wheel for this machine; Pillow alone gives the same pixels
     simplejpeg = None
+try:
+    import resnetkit_native
+except ImportError:  # it is built by hand; without it whole pictures are decoded
+    resnetkit_native = None
 
 Pixels = NDArray[np.uint8]
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 MAX_PIXELS = 178_956_970  # where Pillow too refuses; the warning it gives from half of that on is not given here
 
 # Pillow's readers are called directly: `Image.open` would warn about large pictures, and warnings can only be
 # silenced for all threads at once.
-_READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
-    (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
-    (re.compile(rb"GIF8[79]a"), GifImageFile),
-    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), WebPImageFile),
-    (re.compile(rb"II\*\0|MM\0\*|II\+\0|MM\0\+"), TiffImageFile),
-    (re.compile(rb"BM"), BmpImageFile),
-    (re.compile(rb"P[1-6f]\s"), PpmImageFile),
+_READERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), "Jpeg"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "Png"),
+    (re.compile(rb"GIF8[79]a"), "Gif"),
+    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "WebP"),
+    (re.compile(rb"II\*\0|MM\0\*|II\+\0|MM\0\+"), "Tiff"),
+    (re.compile(rb"BM"), "Bmp"),
+    (re.compile(rb"P[1-6f]\s"), "Ppm"),
 )
 _JPEG_MODES = {"Gray": "L", "YCbCr": "RGB", "RGB": "RGB", "CMYK": "CMYK", "YCCK": "CMYK"}
 
@@ -104,6 +107,54 @@ def decode(data: bytes, *, channels: int = 3, exif: bool = True) -> Pixels:
         return _upright(_pixels(image, channels), orientation)
 
 
+def native_version() -> str | None:
+    """Of the resnetkit-native that crops are decoded with; None where it is not installed."""
+    return str(resnetkit_native.__version__) if resnetkit_native is not None else None
+
+
+class Jpeg:
+    """A JPEG of which only a crop will be wanted: its `shape` from the header, the pixels when they are asked for."""
+
+    def __init__(self, data: bytes, width: int, height: int, channels: int, exif: bool) -> None:
+        self.data, self.exif = data, exif
+        self.shape = (height, width, channels)
+
+    def decoded(self) -> Pixels:
+        """All of its pixels, as `decode` gives them. Raises BadPicture."""
+        return decode(self.data, channels=self.shape[2], exif=self.exif)
+
+    def crop(self, box: Box, size: int, *, around: bool, flip: bool) -> Pixels | None:
+        """The box, resized to (size, size, C) as Pillow's bilinear does; None where all must be decoded instead.
+
+        Within 2 levels of `decoded`, cut and resized. What lies below the box is not looked at, so damage there
+        passes. With `around`, pixels around the box count at its edge. `flip` mirrors the result.
+        """
+        left, top, right, bottom = box
+        out: Pixels = np.empty((size, size, self.shape[2]), np.uint8)
+        where = (left, top, right - left, bottom - top)
+        try:
+            resnetkit_native.decode_crop(self.data, where, size, flip, self.shape[2], out=out, around=around)
+        except ValueError:
+            return None
+        return out
+
+
+def croppable(data: bytes, *, channels: int, exif: bool) -> Jpeg | None:
+    """The JPEG, where resnetkit-native is installed and can cut pieces out of it; None where `decode` has to do.
+
+    Raises BadPicture for a size that `decode` refuses.
+    """
+    if resnetkit_native is None or not data.startswith(b"\xff\xd8\xff"):
+        return None
+    try:
+        width, height = resnetkit_native.size(data)
+    except ValueError:
+        return None
+    _check_size(width, height)
+    turned = exif and _orientation(_jpeg_exif(data)) != 1
+    return None if turned else Jpeg(data, width, height, channels, exif)
+
+
 def probe(data: bytes) -> Header:
     """The picture's header, without decoding. Raises BadPicture where `decode` would for the header's sake."""
     head = _jpeg_head(data)
@@ -115,8 +166,9 @@ def probe(data: bytes) -> Header:
         return Header("JPEG", _JPEG_MODES[colour], width, height, orientation, frames=1)
     with _opened(data) as image:
         width, height = image.size
-        if isinstance(image, TiffImageFile):  # its size is already that of the upright picture
-            orientation = image.tag_v2.get(274, 1)
+        if image.format == "TIFF":  # its size is already that of the upright picture
+            tiff: TiffImageFile = image  # type: ignore[assignment]
+            orientation = tiff.tag_v2.get(274, 1)
         else:
             orientation = _orientation(_exif(data, image))
             if orientation > 4:
@@ -153,6 +205,8 @@ def _fast_jpeg(data: bytes, channels: int) -> Pixels | None:
 
 def luma(picture: Pixels) -> Pixels:
     """(H, W, 3) RGB to (H, W, 1) grey, as Pillow's "L": (19595 R + 38470 G + 7471 B + 2**15) >> 16."""
+    from PIL import Image
+
     return np.array(Image.fromarray(picture).convert("L"))[:, :, None]
 
 
@@ -161,11 +215,14 @@ def _opened(data: bytes) -> Iterator[ImageFile]:
     """Pillow's reader for the data; whatever goes wrong in the block becomes a BadPicture."""
     if not data:
         raise BadPicture("empty file")
-    reader = next((reader for signature, reader in _READERS if signature.match(data)), None)
-    if reader is None:
+    name = next((name for signature, name in _READERS if signature.match(data)), None)
+    if name is None:
         raise BadPicture("not a picture (of JPEG, PNG, GIF, BMP, TIFF, WebP or PPM)")
+    from PIL import Image
+
+    reader = getattr(import_module(f"PIL.{name}ImagePlugin"), f"{name}ImageFile")
     # Pillow would look for the resolution in a JPEG's EXIF block, and warn where that is damaged: hide it.
-    shown = data.replace(b"Exif\0\0", b"none\0\0", 1) if reader is JpegImageFile else data
+    shown = data.replace(b"Exif\0\0", b"none\0\0", 1) if name == "Jpeg" else data
     try:
         with reader(io.BytesIO(shown)) as image:
             _check_size(*image.size)
@@ -201,6 +258,8 @@ def _pixels(image: ImageFile, channels: int) -> Pixels:
         raise BadPicture("floating-point pixels, which have no stated white; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
         return np.repeat(_high_byte(image)[:, :, None], channels, axis=2)
+    from PIL import Image
+
     plain: Image.Image = image
     if image.has_transparency_data:
         colour = image.convert("RGBA")
@@ -226,7 +285,7 @@ def _high_byte(image: ImageFile) -> Pixels:
 
 def _exif(data: bytes, image: ImageFile) -> bytes:
     """The EXIF block of an opened picture, or nothing."""
-    block = _jpeg_exif(data) if isinstance(image, JpegImageFile) else image.info.get("exif")
+    block = _jpeg_exif(data) if image.format == "JPEG" else image.info.get("exif")
     return block if isinstance(block, bytes) else b""
 
 

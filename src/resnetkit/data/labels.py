@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from resnetkit.data.imagenet import picture_numbers
+from resnetkit.data.devkit import picture_numbers
 from resnetkit.data.pictures import Data, Indices, count, plain_name
 from resnetkit.data.table import read_rows
 from resnetkit.errors import UserError, nearest

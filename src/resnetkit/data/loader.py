@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from resnetkit.data.decode import Jpeg
 from resnetkit.data.pictures import Data, Indices, Pixels, name_bad
-from resnetkit.data.transforms import DRAWS, Preprocess, augmented
+from resnetkit.data.policies import SLOTS
+from resnetkit.data.transforms import POLICY, Preprocess, augmented
 from resnetkit.errors import BadPicture, UserError
 
 if TYPE_CHECKING:
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
 
 CHUNK = 32  # pictures per task: long enough that handing it to a thread costs nothing, short enough to balance
 AHEAD = 3  # batches in the making while one is used
-ROW = -(-DRAWS // 4) * 4  # random numbers per position: Philox gives four 64-bit numbers per count
-ORDER, DRAW, MIX = range(3)  # streams of random numbers that never meet
+LARGE = 4_000_000  # numbers from which a permutation is made in parts; fewer keep the order that they always had
+WINDOW = 16  # shards whose pictures are mixed, where they lie far away
+ROW, POLICY_ROW = POLICY, SLOTS  # random numbers per position, multiples of four: Philox gives four per count
+ORDER, DRAW, MIX, POLICIES = range(4)  # streams of random numbers that never meet
 T = TypeVar("T")
 
 
@@ -60,14 +64,80 @@ def stream(kind: int, seed: int, epoch: int) -> np.random.Philox:
 
 def order(seed: int, epoch: int, n: int) -> Indices:
     """The permutation of 0 … n - 1 in which an epoch shows its pictures."""
-    return np.random.Generator(stream(ORDER, seed, epoch)).permutation(n)
+    source = np.random.Generator(stream(ORDER, seed, epoch))
+    return source.permutation(n) if n <= LARGE else scattered(source, n)
+
+
+def scattered(source: np.random.Generator, n: int) -> Indices:
+    """A permutation of 0 … n - 1, all equally likely, made from parts that fit into a processor's cache.
+
+    Each number draws one of 256 parts, and each part is shuffled (Rao 1961, Sandelius 1962).
+    """
+    part = source.integers(0, 256, n, dtype=np.uint8)
+    result: Indices = np.argsort(part, kind="stable")  # of bytes, which numpy sorts by counting
+    at = 0
+    for size in np.bincount(part, minlength=256).tolist():
+        result[at : at + size] = source.permutation(result[at : at + size])
+        at += size
+    return result
+
+
+def windowed(seed: int, epoch: int, sizes: Sequence[int], window: int) -> Indices:
+    """A permutation of 0 … sum(sizes) - 1 that reads shards of these sizes, one after the other in the pool, together.
+
+    The shards are shuffled and taken `window` at a time; the pictures of such a group are shuffled among themselves. So
+    no more than `window` shards are begun and not yet read to their end, wherever an epoch stands.
+    """
+    source = np.random.Generator(stream(ORDER, seed, epoch))
+    begin = np.cumsum([0, *sizes])
+    shards = source.permutation(len(sizes)).tolist()
+    result = np.empty(int(begin[-1]), np.int64)
+    at = 0
+    for first in range(0, len(shards), window):
+        group = [np.arange(begin[k], begin[k + 1]) for k in shards[first : first + window]]
+        together = source.permutation(np.concatenate(group))
+        result[at : at + len(together)] = together
+        at += len(together)
+    return result
+
+
+def shown(data: Data, indices: Indices, seed: int, epoch: int) -> Indices:
+    """`indices`, which ascend, in the order in which an epoch shows them."""
+    if data.shards is None:
+        places = order(seed, epoch, len(indices))
+    else:
+        ends = np.append(np.searchsorted(indices, data.shards), len(indices))
+        sizes = np.diff(ends)
+        places = windowed(seed, epoch, sizes[sizes > 0].tolist(), WINDOW)  # shards of another split are none of these
+    if len(indices) and indices[-1] - indices[0] == len(indices) - 1:  # no gaps: looking ten million up takes long
+        places += indices[0]
+        return places
+    return indices[places]
+
+
+def repeated(places: Indices, times: int) -> Indices:
+    """Each of the first places `times` times in a row, as many as there were: an epoch then shows n / times pictures.
+
+    Repeated augmentation (arXiv 1902.05509) as timm's RepeatAugSampler: the places of one picture, each with random
+    numbers of its own, stand in one batch, or in two where a batch ends among them.
+    """
+    n = len(places)
+    return places if times == 1 else np.repeat(places[: -(-n // times)], times)[:n]
+
+
+def side_at(augment: Augment, progress: float, size: int) -> int:
+    """The side of the training input at a share `progress` of the training; `size` where the recipe names none."""
+    return next((side for share, side in reversed(augment.sizes) if progress >= share), size)
 
 
 def draws(seed: int, epoch: int, start: int, count: int) -> NDArray[np.float64]:
     """The random numbers of positions start … start + count - 1: (count, DRAWS), uniform in [0, 1)."""
-    source = stream(DRAW, seed, epoch)
-    source.advance(start * ROW // 4)
-    return np.random.Generator(source).random((count, ROW))[:, :DRAWS]
+    parts = []
+    for kind, row in ((DRAW, ROW), (POLICIES, POLICY_ROW)):  # a longer row would have changed every picture there was
+        source = stream(kind, seed, epoch)
+        source.advance(start * row // 4)
+        parts.append(np.random.Generator(source).random((count, row)))
+    return np.concatenate(parts, axis=1)
 
 
 def mixing(seed: int, epoch: int, step: int) -> np.random.Generator:
@@ -87,17 +157,33 @@ class Reader:
         self.data, self.preprocess, self.threads = data, preprocess, threads
         self.kept: list[Pixels | None] | None = [None] * len(data.pictures) if keep else None
 
+    def at(self, size: int) -> Reader:
+        """A reader of the same pictures, kept in the same memory, for input of another side."""
+        if size == self.preprocess.size:
+            return self
+        other = Reader(self.data, self.preprocess.at(size), threads=self.threads)
+        other.kept = self.kept
+        return other
+
     def __call__(self, index: int) -> Pixels:
         """The picture as uint8 (H, W, C), before resizing. Raises BadPicture."""
         picture = self.kept[index] if self.kept is not None else None
         if picture is None:  # two threads may both decode it once; both get the same pixels
-            try:
-                picture = self.preprocess.load(self.data.pictures.read(index))
-            except OSError as error:
-                raise BadPicture(f"cannot be opened: {error.strerror}") from None
+            picture = self.preprocess.load(self.read(index))
             if self.kept is not None:
                 self.kept[index] = picture
         return picture
+
+    def open(self, index: int) -> Pixels | Jpeg:
+        """The picture for one crop of it: a JPEG may still be encoded, where none are kept. Raises BadPicture."""
+        return self(index) if self.kept is not None else self.preprocess.open(self.read(index))
+
+    def read(self, index: int) -> bytes | Pixels:
+        """What the data have for it. Raises BadPicture."""
+        try:
+            return self.data.pictures.read(index)
+        except OSError as error:
+            raise BadPicture(f"cannot be opened: {error.strerror}") from None
 
 
 def training_batches(
@@ -108,14 +194,14 @@ def training_batches(
     The remainder of an epoch (fewer than `batch` pictures, other ones each epoch) is left out.
     Raises UserError naming the pictures of a batch that cannot be read.
     """
-    permuted = indices[order(seed, epoch, len(indices))]
+    permuted = repeated(shown(reader.data, indices, seed, epoch), augment.repeats)
 
     def make(out: Pixels, first: int) -> dict[int, str]:
         table = draws(seed, epoch, first, len(out))
         bad = {}
         for row, index in enumerate(permuted[first : first + len(out)].tolist()):
             try:
-                out[row] = augmented(reader(index), reader.preprocess, augment, table[row])
+                out[row] = augmented(reader.open(index), reader.preprocess, augment, table[row])
             except BadPicture as error:
                 bad[index] = str(error)
         return bad
@@ -134,7 +220,7 @@ def evaluation_batches(reader: Reader, indices: Indices, *, batch: int) -> Itera
         bad = {}
         for row, index in enumerate(indices[first : first + len(out)].tolist()):
             try:
-                out[row] = reader.preprocess.fit(reader(index))
+                out[row] = reader.preprocess.fit(reader.open(index))
             except BadPicture as error:
                 bad[index] = str(error)
         return bad
@@ -194,7 +280,7 @@ def run_ahead(
         first, out = under_way.popleft()
         bad = {index: reason for found in reasons for index, reason in found.items()}
         here = indices[first : first + len(out)]
-        yield Batch(out, labels[here], here, bad)
+        yield Batch(out, labels[here].astype(np.int64), here, bad)
 
 
 def in_threads(threads: int, groups: Iterator[list[Callable[[], T]]]) -> Iterator[list[T]]:

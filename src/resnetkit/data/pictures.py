@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from resnetkit.errors import UserError, nearest
 
 Indices = NDArray[np.int64]
+Labels = NDArray[np.signedinteger[Any]]  # as narrow as the classes allow: there may be ten million
 Pixels = NDArray[np.uint8]
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # as written: as meant
@@ -34,6 +35,32 @@ class Pictures(Protocol):
 
     def read(self, i: int) -> bytes | Pixels:
         """The file's bytes, or a decoded uint8 (H, W, C) array that must not be changed. Raises OSError."""
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """What was found out about n pictures when they were written: `data.audit.Audit` without reading them again.
+
+    digest  uint8 (n, 32), SHA-256 of each picture's bytes; width, height int32 (n,), as shown
+    odd     index to what is unusual; all_grey: every picture is grey, by its header
+    """
+
+    digest: NDArray[np.uint8]
+    width: NDArray[np.int32]
+    height: NDArray[np.int32]
+    odd: Mapping[int, tuple[str, ...]]
+    all_grey: bool
+
+
+@runtime_checkable
+class Indexed(Protocol):
+    """Pictures with an index that says more of them than their names."""
+
+    def records(self) -> Records | None:
+        """What is known of every picture; None where of one it is not."""
+
+    def fingerprint(self) -> str:
+        """SHA-256, as hex, over names, labels and sizes, and contents where the index knows them."""
 
 
 @dataclass(frozen=True)
@@ -90,21 +117,24 @@ class Arrays:
 class Data:
     """Labelled pictures and how they are divided.
 
-    labels   int64 (n,), index into `classes`
+    labels   whole numbers (n,), index into `classes`
     classes  in order of their names' bytes, as folders read so; the benchmark data sets have their own order
     splits   "train", "val", "test" to ascending indices; "all" alone where nothing divides the pictures. A picture
              that was left out, because it cannot be read, is in no split, and keeps its index.
     notes    sentences on what was met on the way, for the person who gave the pictures
     unlabelled  splits whose labels are not known, and stand as -1: the test pictures of a challenge
+    shards   where the pictures of each shard begin, ascending, when those of one shard should be read near each other
+             because they lie far away; None where any order costs the same
     """
 
     spec: str
     pictures: Pictures
-    labels: Indices
+    labels: Labels
     classes: tuple[str, ...]
     splits: Mapping[str, Indices]
     notes: tuple[str, ...] = ()
     unlabelled: Mapping[str, Indices] = field(default_factory=dict)
+    shards: Indices | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)

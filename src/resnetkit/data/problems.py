@@ -47,7 +47,7 @@ def problems(data: Data, audit: Audit) -> list[Problem]:
         imbalance(data),
         *odd_kinds(data, audit),
         tiny(data, audit),
-        *([] if audit.decoded else [headers_only(audit)]),
+        *([] if audit.decoded and audit.whole else [headers_only(audit)]),
     ]
     return [problem for problem in found if problem.count]
 
@@ -138,5 +138,8 @@ def tiny(data: Data, audit: Audit) -> Problem:
 
 
 def headers_only(audit: Audit) -> Problem:
+    if not audit.whole:
+        advice = "a sample, because there are so many pictures; damage in others shows when it is met"
+        return Problem("looked at beforehand", len(audit.indices) - len(audit.error), (), advice)
     advice = "there are too many bytes to decode all beforehand; damage behind a header shows when it is met"
     return Problem("checked by header only", len(audit.indices) - len(audit.error), (), advice)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 try:
     import cykooz_resizer
@@ -16,12 +15,7 @@ except ImportError:  # no wheel for this machine; Pillow does the same, more slo
 Pixels = NDArray[np.uint8]
 Filter = Literal["bilinear", "bicubic", "box", "lanczos"]
 
-FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "box": Image.Resampling.BOX,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+FILTERS: tuple[Filter, ...] = get_args(Filter)
 
 
 def with_pillow(filter: Filter) -> bool:
@@ -47,8 +41,11 @@ def resized(
     if (right - left, bottom - top) == (width, height) and left == int(left) and top == int(top):
         return picture[int(top) : int(bottom), int(left) : int(right)]
     if with_pillow(filter):
+        from PIL import Image  # which the usual filter never needs
+
+        kernel = Image.Resampling[filter.upper()]
         image = Image.fromarray(picture if picture.shape[2] == 3 else picture[:, :, 0])
-        small = np.array(image.resize((width, height), FILTERS[filter], (left, top, right, bottom), None))
+        small = np.array(image.resize((width, height), kernel, (left, top, right, bottom), None))
         return small.reshape(height, width, -1)
     kind = cykooz_resizer.PixelType.U8x3 if picture.shape[2] == 3 else cykooz_resizer.PixelType.U8
     source = cykooz_resizer.ImageData(picture.shape[1], picture.shape[0], kind, picture.tobytes())

@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance
 
-from resnetkit.data.decode import Pixels, decode, luma
+from resnetkit.data.decode import Jpeg, Pixels, croppable, decode, luma
+from resnetkit.data.policies import SLOTS, transformed
 from resnetkit.data.resizing import FILTERS, Filter, resized, with_pillow
 from resnetkit.errors import UserError, nearest
 
@@ -44,10 +44,10 @@ ERASE = 26  # erased below augment.erase
 ERASE_TRIES = 27  # (area, ratio) of ten attempts, slots 27 to 46
 ERASE_TOP, ERASE_LEFT = 47, 48
 COLOUR = 49  # along each of the three colour axes, slots 49 to 51
-DRAWS = 52
+POLICY = 52  # the SLOTS numbers of the policy, slots 52 to 67
+DRAWS = POLICY + SLOTS
 
 TRIES = 10
-ERASE_AREA = (0.02, 0.4)  # of the picture; arXiv 1708.04896
 ERASE_RATIO = (0.3, 3.3)  # height / width
 
 # Eigenvalues, and as columns eigenvectors, of the covariance of ImageNet's RGB values in [0, 1]. AlexNet (Krizhevsky
@@ -91,12 +91,24 @@ class Preprocess:
             return data
         return luma(data) if self.channels == 1 else np.repeat(data, 3, axis=2)
 
-    def fit(self, picture: Pixels) -> Pixels:
+    def at(self, size: int) -> Preprocess:
+        """The same at another side, the picture as large in it. One mean per channel only."""
+        return replace(self, size=size, resize_to=round(self.resize_to * size / self.size))
+
+    def open(self, data: bytes | NDArray[np.uint8]) -> Pixels | Jpeg:
+        """As `load`, but a JPEG of which only a crop has to be decoded stays as it is until then."""
+        if isinstance(data, bytes) and self.filter == "bilinear":  # the one that resnetkit-native has
+            jpeg = croppable(data, channels=self.channels, exif=self.exif)
+            if jpeg is not None:
+                return jpeg
+        return self.load(data)
+
+    def fit(self, picture: Pixels | Jpeg) -> Pixels:
         """Resize and centre crop: (H, W, C) to (size, size, C)."""
         width, height = self.resized_shape(picture, self.resize_to)
         return self.window(picture, width, height, *self.centre_of(width, height))
 
-    def resized_shape(self, picture: Pixels, side: int) -> tuple[int, int]:
+    def resized_shape(self, picture: Pixels | Jpeg, side: int) -> tuple[int, int]:
         """(width, height) of the picture resized to `side`."""
         height, width = picture.shape[:2]
         shorter = min(height, width)
@@ -109,19 +121,25 @@ class Preprocess:
     def _halved(self, border: int) -> int:
         return round(border / 2) if self.centre == "even" else border // 2
 
-    def window(self, picture: Pixels, to_width: int, to_height: int, left: int, top: int) -> Pixels:
+    def window(self, picture: Pixels | Jpeg, to_width: int, to_height: int, left: int, top: int) -> Pixels:
         """The size x size pixels at (left, top) of the picture resized to to_width x to_height."""
         height, width = picture.shape[:2]
+        across, down = width / to_width, height / to_height  # only what the crop keeps is resized, on the same grid
+        right = min((left + self.size) * across, width)
+        bottom = min((top + self.size) * down, height)
+        box = (left * across, top * down, right, bottom)
+        if isinstance(picture, Jpeg):
+            cut = picture.crop(box, self.size, around=True, flip=False)
+            if cut is not None:
+                return cut
+            picture = picture.decoded()
         if with_pillow(self.filter) and max(to_width, to_height) <= 16 * min(to_width, to_height):
             # Pillow rounds a part of a picture another way than the whole, and filters that overshoot show which of its
             # two passes it took first, which hangs on the whole size. (Not so for a thread of a picture, which would be
             # resized to gigabytes.)
             whole = resized(picture, to_width, to_height, self.filter)
             return whole[top : top + self.size, left : left + self.size]
-        across, down = width / to_width, height / to_height  # only what the crop keeps is resized, on the same grid
-        right = min((left + self.size) * across, width)
-        bottom = min((top + self.size) * down, height)
-        return resized(picture, self.size, self.size, self.filter, (left * across, top * down, right, bottom))
+        return resized(picture, self.size, self.size, self.filter, box)
 
     def normalise(self, batch: Tensor) -> Tensor:
         """uint8 (N, size, size, C) to float32 (N, C, size, size), channels_last in memory, on the batch's device."""
@@ -215,7 +233,7 @@ def _check(value: Preprocess) -> None:
     for key, allowed in (
         ("channels", (1, 3)),
         ("resize", ("shorter", "stretch")),
-        ("filter", tuple(FILTERS)),
+        ("filter", FILTERS),
         ("order", ("RGB", "BGR")),
         ("exif", (True, False)),
         ("centre", ("even", "down")),
@@ -235,48 +253,49 @@ def _check(value: Preprocess) -> None:
         raise UserError(f"preprocess std={value.std}: must be above 0")
 
 
-def augmented(picture: Pixels, preprocess: Preprocess, augment: Augment, draws: NDArray[np.float64]) -> Pixels:
-    """(H, W, C) to (size, size, C), changed at random: crop, mirror, colour, jitter, erase, in this order.
+def augmented(picture: Pixels | Jpeg, preprocess: Preprocess, augment: Augment, draws: NDArray[np.float64]) -> Pixels:
+    """(H, W, C) to (size, size, C), changed at random: crop, mirror, policy, colour, jitter, erase, in this order.
 
-    A pure function of its arguments; `draws` are DRAWS uniform numbers in [0, 1), each with a fixed meaning:
-
-      slots      meaning
-      0          mirror
-      1, 2       top, left of the crop
-      3 … 22     crop "resized": area and ratio of attempts 1 to 10; crop "scale": 3 is the shorter side
-      23, 24, 25 brightness, contrast, saturation
-      26         erase or not
-      27 … 46    erase: area and ratio of attempts 1 to 10
-      47, 48     erase: top, left
-      49, 50, 51 colour: along the first, second, third axis
+    A pure function of its arguments; `draws` are DRAWS uniform numbers in [0, 1), each with one meaning (slots above).
 
     crop "none" is `Preprocess.fit`; "pad" fits, adds `pad` pixels of the mean colour on each side and crops `size`;
     "resized" crops an area and shape drawn at random, then resizes it to `size`; "scale" resizes the picture in its own
     shape to a shorter side drawn from `sides`, none below `size`, then crops `size`. Resolve "auto" first.
     """
     draw: list[float] = draws.tolist()  # reading numbers out of an array one by one is slow
+    made = _cropped(picture, preprocess, augment, draw)
+    if augment.policy != "none":
+        made = transformed(made, augment, preprocess.blank[0, 0], preprocess.filter, draw[POLICY:])
+    if augment.colour and made.shape[2] == 3:
+        made = _shifted_in_colour(made, augment.colour, draw)
+    if augment.jitter:
+        made = _jittered(made, augment.jitter, draw)
+    if draw[ERASE] < augment.erase:
+        made = _erased(made, preprocess.blank, augment.erase_area, draw)
+    return made
+
+
+def _cropped(picture: Pixels | Jpeg, preprocess: Preprocess, augment: Augment, draw: list[float]) -> Pixels:
+    """The crop, and mirrored below a half."""
+    flip, size = augment.flip and draw[FLIP] < 0.5, preprocess.size
     if augment.crop == "resized":
         height, width = picture.shape[:2]
-        left, top, right, bottom = resized_crop_box(height, width, augment.scale, augment.ratio, draw)
-        size = preprocess.size
-        picture = resized(picture[top:bottom, left:right], size, size, preprocess.filter)
+        left, top, right, bottom = box = resized_crop_box(height, width, augment.scale, augment.ratio, draw)
+        if isinstance(picture, Jpeg):
+            cut = picture.crop(box, size, around=False, flip=flip)
+            if cut is not None:
+                return cut
+            picture = picture.decoded()
+        made = resized(picture[top:bottom, left:right], size, size, preprocess.filter)
     elif augment.crop == "scale":
-        picture = _scaled_crop(picture, preprocess, augment.sides, draw)
+        made = _scaled_crop(picture, preprocess, augment.sides, draw)
     else:
-        picture = preprocess.fit(picture)
+        made = preprocess.fit(picture)
         if augment.crop == "pad":
-            picture = _shifted(picture, preprocess.blank, augment.pad, draw)
+            made = _shifted(made, preprocess.blank, augment.pad, draw)
         elif augment.crop != "none":
             raise ValueError(f"augment.crop={augment.crop!r}: choose from none, pad, resized, scale")
-    if augment.flip and draw[FLIP] < 0.5:
-        picture = _mirrored(picture)
-    if augment.colour and picture.shape[2] == 3:
-        picture = _shifted_in_colour(picture, augment.colour, draw)
-    if augment.jitter:
-        picture = _jittered(picture, augment.jitter, draw)
-    if draw[ERASE] < augment.erase:
-        picture = _erased(picture, preprocess.blank, draw)
-    return picture
+    return _mirrored(made) if flip else made
 
 
 def resized_crop_box(
@@ -301,7 +320,7 @@ def resized_crop_box(
     return left, top, left + w, top + h
 
 
-def _scaled_crop(picture: Pixels, preprocess: Preprocess, sides: tuple[int, int], draw: list[float]) -> Pixels:
+def _scaled_crop(picture: Pixels | Jpeg, preprocess: Preprocess, sides: tuple[int, int], draw: list[float]) -> Pixels:
     """A random crop of the picture with its shorter side resized to one of `sides`, the scale augmentation of VGG."""
     height, width = picture.shape[:2]
     low, high = sides
@@ -347,6 +366,8 @@ def _shifted_in_colour(picture: Pixels, deviation: float, draw: list[float]) -> 
 def _jittered(picture: Pixels, jitter: float, draw: list[float]) -> Pixels:
     """Brightness, contrast, saturation, in this order, as Pillow's ImageEnhance; factor in [1 - jitter, 1 + jitter]."""
     colour = picture.shape[2] == 3
+    from PIL import Image, ImageEnhance
+
     image = Image.fromarray(picture if colour else picture[:, :, 0])
     steps = [(ImageEnhance.Brightness, BRIGHTNESS), (ImageEnhance.Contrast, CONTRAST)]
     if colour:
@@ -356,12 +377,12 @@ def _jittered(picture: Pixels, jitter: float, draw: list[float]) -> Pixels:
     return np.array(image).reshape(picture.shape)
 
 
-def _erased(picture: Pixels, blank: Pixels, draw: list[float]) -> Pixels:
+def _erased(picture: Pixels, blank: Pixels, share: tuple[float, float], draw: list[float]) -> Pixels:
     """Random erasing (arXiv 1708.04896) of a rectangle, to the mean colour. Unchanged where ten attempts do not fit."""
     height, width = picture.shape[:2]
     low, high = math.log(ERASE_RATIO[0]), math.log(ERASE_RATIO[1])
     for slot in range(ERASE_TRIES, ERASE_TRIES + 2 * TRIES, 2):
-        area = height * width * (ERASE_AREA[0] + draw[slot] * (ERASE_AREA[1] - ERASE_AREA[0]))
+        area = height * width * (share[0] + draw[slot] * (share[1] - share[0]))
         shape = math.exp(low + draw[slot + 1] * (high - low))
         h, w = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
         if 0 < h < height and 0 < w < width:

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from resnetkit.atomic import write_json
+from resnetkit.cachehome import BLOCKS, cache_home
 
 LIMIT = 4 << 30  # bytes that all models together may take; the ones not used for longest go first
 
 
 def folder(digest: str) -> Path:
     """Where a model's files are, or would be."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(base) / "resnetkit" / digest[:32]
+    return cache_home() / digest[:32]
 
 
 def processor() -> str:
@@ -63,7 +63,7 @@ def prune(keep: Path, limit: int = LIMIT) -> None:
     import shutil
 
     with contextlib.suppress(OSError):
-        others = [place for place in keep.parent.iterdir() if place.is_dir() and place != keep]
+        others = [place for place in keep.parent.iterdir() if place.is_dir() and place != keep and place.name != BLOCKS]
         sizes = {place: size_of(place) for place in [*others, keep] if place.is_dir()}
         for place in sorted(others, key=lambda other: other.stat().st_mtime):
             if sum(sizes.values()) <= limit:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # what times engines is needed once for a model
 
 # Loaded only after the file was found whole: MNN ends the process at many a damaged one.
 CAREFUL = ("torch", "mnn")
-SECONDS = 4.0  # that the engines are timed for, once they are loaded
+SECONDS = 8.0  # that the engines are timed for, once they are loaded
 Say = Callable[[str], None] | None
 
 
@@ -171,7 +171,7 @@ def reason(lanes: list[Lane], batch: int, once: bool = False) -> str:
     if once:
         soon = sorted((lane.once(batch), lane.engine) for lane in lanes if lane.error is None)
         return f"soonest here: {', '.join(f'{name} {seconds:.2g}' for seconds, name in soon)} s to load and answer"
-    rates: list[Any] = [(lane.engine, lane.rate(batch)) for lane in lanes if lane.error is None]
+    rates: list[Any] = [(lane.engine, lane.best(batch)) for lane in lanes if lane.error is None]
     told = ", ".join(f"{name} {rate:.3g}" for name, rate in sorted(rates, key=lambda each: -each[1]))
     lost = [f"{lane.engine} failed" for lane in lanes if lane.error is not None]
     return f"fastest here: {', '.join([told, *lost])} images/s in batches of {batch}"

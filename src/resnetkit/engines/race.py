@@ -1,12 +1,14 @@
 """Engines timed side by side, in processes of their own and in turns: A B C, B C A, C A B.
 
 Turns, because a machine is faster or slower from one minute to the next; the rotation, because the one that comes after
-a certain other one may find a warmer processor. Medians decide. An engine that does not mean the same network as the
-file's own, on pictures that everybody has, is out, however fast.
+a certain other one may find a warmer processor. The time that a quarter of the runs keep to decides: what else a
+machine does makes runs slower, never faster, and some engines suffer more from it than others. An engine that does not
+mean the same network as the file's own, on pictures that everybody has, is out, however fast.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +23,7 @@ from resnetkit.engines.worker import Worker
 from resnetkit.errors import UserError
 
 TIE = 0.02  # share of the best rate
+QUIET = 0.25  # of the runs are taken to be those that nothing disturbed
 START_SECONDS = 120.0  # that an engine may take to load
 SAMPLES = 4  # pictures whose answers are compared
 TURN, RUNS = 0.25, 50  # a turn is so many seconds long, of so many runs at most, and of one at least
@@ -61,9 +64,14 @@ class Lane:
         """Pictures a second, at the median."""
         return batch / median(self.seconds[batch])
 
+    def best(self, batch: int) -> float:
+        """Pictures a second in the runs that nothing disturbed."""
+        ordered = sorted(self.seconds[batch])
+        return batch / ordered[math.ceil(QUIET * (len(ordered) - 1))]
+
     def once(self, batch: int) -> float:
         """Seconds to load and to answer one batch."""
-        return (self.load or 0.0) + median(self.seconds[batch])
+        return (self.load or 0.0) + batch / self.best(batch)
 
     def slowest(self, batch: int, share: float = 0.99) -> float:
         """Seconds that this share of the runs did not exceed; of fewer than a hundred runs the longest is that."""
@@ -76,7 +84,7 @@ class Lane:
 
 
 def fastest(lanes: Iterable[Lane], batch: int, *, once: bool = False) -> str:
-    """The engine with the lowest median for a batch size; of `once`, with loading. Raises UserError when none is in.
+    """The engine that is fastest for a batch size; of `once`, with loading. Raises UserError when none is in.
 
     Where several are within `TIE` of it, which no race tells apart, the one that takes least memory.
     """
@@ -87,8 +95,8 @@ def fastest(lanes: Iterable[Lane], batch: int, *, once: bool = False) -> str:
         raise UserError(f"no engine runs this model here ({reasons})")
     if once:
         return min(left, key=lambda lane: lane.once(batch)).engine
-    best = max(lane.rate(batch) for lane in left)
-    tied = [lane for lane in left if lane.rate(batch) >= best * (1 - TIE)]
+    best = max(lane.best(batch) for lane in left)
+    tied = [lane for lane in left if lane.best(batch) >= best * (1 - TIE)]
     return min(tied, key=lambda lane: (lane.memory is None, lane.peaks.get(batch) or lane.memory or 0)).engine
 
 
@@ -98,7 +106,7 @@ def race(
     *,
     threads: int,
     seconds: float = 10.0,
-    rounds: int = 2,
+    rounds: int = 3,
     say: Say | None = None,
 ) -> list[Lane]:
     """A lane for each entry, in order. The first is the file's own engine, which the others are compared with.

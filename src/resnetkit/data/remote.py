@@ -1,0 +1,151 @@
+"""Objects of a store as blobs: read in blocks, each fetched once, kept in memory for a while and on disk for longer."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from resnetkit.data.blocks import FOLDERS, BlockCache
+from resnetkit.errors import UserError
+from resnetkit.stores import BLOCK, Facts, Patience, Store, protocol_of
+
+HELD = 128 << 20  # bytes of blocks in memory
+LEAST = 4 * FOLDERS * BLOCK  # of a cache on disk: below, a folder of it would hold fewer than four blocks
+T = TypeVar("T")
+
+
+class RemoteBlobs:
+    """Objects by URL, as `data.blobs.Blobs`; safe from many threads at once, whose requests run side by side.
+
+    urls      s3://bucket/key, https://…, or any other protocol that fsspec has a driver for
+    cache     folder for blocks on disk, which jobs may share; None: none
+    limit     bytes of that folder, a GiB at least
+    patience  how long a store may be slow, refuse or be gone
+
+    Raises UserError: a driver is missing, the limit is too small; `size`, `version` and `read`: the object is not
+    there, refused, changed since its first use, or the store is given up.
+    """
+
+    def __init__(
+        self, urls: Sequence[str], *, cache: Path | None, limit: int, patience: Patience | None = None
+    ) -> None:
+        if cache is not None and limit < LEAST:
+            raise UserError(f"a cache of {limit:,} bytes is too small; give it {LEAST:,} at least, or none at all")
+        self._urls = urls
+        self._stores: dict[str, Store] = {}
+        for url in urls:
+            if protocol_of(url) not in self._stores:
+                self._stores[protocol_of(url)] = Store(url, patience)
+        self._disk = None if cache is None else BlockCache(cache, limit)
+        self._run = secrets.token_hex(8)  # stands for what a store does not tell of an object's version
+        self._lock = threading.Lock()
+        self._known: dict[int, Facts] = {}
+        self._held: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._held_bytes = 0
+        self._coming: dict[Hashable, Future[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._urls)
+
+    def name(self, i: int) -> str:
+        return self._urls[i]
+
+    def size(self, i: int) -> int:
+        return self._facts(i).size
+
+    def version(self, i: int) -> str:
+        """The ETag, else the time of the last change; where a store says neither, another one in each process."""
+        facts = self._facts(i)
+        return f"{facts.size}-{facts.stamp or self._run}"
+
+    def read(self, i: int, start: int, length: int) -> bytes:
+        size = self.size(i)
+        if start < 0 or length < 0 or start + length > size:
+            raise UserError(
+                f"{self._urls[i]}: has {size:,} bytes, and {start:,} to {start + length:,} were asked for; was it "
+                "replaced by a shorter one?"
+            )
+        parts = []
+        for at in range(start - start % BLOCK, start + length, BLOCK):
+            begin, end = max(start, at), min(start + length, at + BLOCK)
+            parts.append(self._part(i, at // BLOCK, begin - at, end - begin))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def forget(self, i: int, start: int, length: int) -> None:
+        """Drop what is kept of these bytes, because they are found to be wrong; the next read asks the store."""
+        for block in range(start // BLOCK, -(-(start + length) // BLOCK)):
+            with self._lock:
+                self._held_bytes -= len(self._held.pop((i, block), b""))
+            if self._disk is not None:
+                self._disk.forget(self._key(i, block), self._length(i, block))
+
+    def _facts(self, i: int) -> Facts:
+        found = self._known.get(i)
+        return found or self._once(i, lambda: self._known.get(i) or self._ask_facts(i))
+
+    def _ask_facts(self, i: int) -> Facts:
+        url = self._urls[i]
+        found = self._known[i] = self._stores[protocol_of(url)].facts(url)
+        return found
+
+    def _part(self, i: int, block: int, start: int, length: int) -> bytes:
+        """Bytes of one block: from memory, else from the disk, else from the store."""
+        data = self._from_memory(i, block)
+        if data is None and self._disk is not None:
+            kept = self._disk.get(self._key(i, block), self._length(i, block), start, length)
+            if kept is not None:
+                return kept
+        if data is None:
+            data = self._once((i, block), lambda: self._from_memory(i, block) or self._fetch(i, block))
+        return data[start : start + length]
+
+    def _fetch(self, i: int, block: int) -> bytes:
+        url = self._urls[i]
+        store = self._stores[protocol_of(url)]
+        data = store.read(url, block * BLOCK, self._length(i, block), self._facts(i))
+        with self._lock:
+            self._held[i, block] = data
+            self._held_bytes += len(data)
+            while self._held_bytes > HELD:
+                self._held_bytes -= len(self._held.popitem(last=False)[1])
+        if self._disk is not None:
+            self._disk.put(self._key(i, block), data)
+        return data
+
+    def _from_memory(self, i: int, block: int) -> bytes | None:
+        with self._lock:
+            data = self._held.get((i, block))
+            if data is not None:
+                self._held.move_to_end((i, block))
+        return data
+
+    def _length(self, i: int, block: int) -> int:
+        return min(BLOCK, self.size(i) - block * BLOCK)
+
+    def _key(self, i: int, block: int) -> str:
+        text = f"{self._urls[i]}\0{self.version(i)}\0{block}\0{BLOCK}"
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives; of threads that ask at the same time one makes it, and no lock is held meanwhile."""
+        with self._lock:
+            coming = self._coming.get(key)
+            mine = coming is None
+            if coming is None:
+                coming = self._coming[key] = Future()
+        if mine:
+            try:
+                coming.set_result(make())
+            except BaseException as error:
+                coming.set_exception(error)
+            finally:
+                with self._lock:
+                    del self._coming[key]
+        found: T = coming.result()
+        return found
