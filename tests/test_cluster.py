@@ -18,12 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prediction_samples import make_model, picture
-from resnetkit import cluster
+from resnetkit import cluster, parts
 from resnetkit.answers import open_table
 from resnetkit.cluster import Scored, crew, in_blocks, plan, score
 from resnetkit.errors import UserError
 from resnetkit.prediction import BATCH, predict
+from resnetkit.stores import Store
 from resnetkit.weights import save_model
+from store_server import CREDENTIALS, Proxy
 
 Run = Callable[..., tuple[int, str, str]]
 PICTURES = 90
@@ -54,11 +56,14 @@ def place(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two_cpus() -> Iterator[None]:
-    """A cluster that the tests of this file share, as it takes seconds to start."""
+def two_cpus(moto_address: str) -> Iterator[None]:
+    """A cluster that the tests of this file share, as it takes seconds to start. Its workers know a store."""
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'resnetkit[ray]'")
     cluster.ray_package()
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": moto_address}.items():
+            patch.setenv(name, value)
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 
@@ -143,6 +148,26 @@ class TestCluster:
         assert len(killed) == 1
         assert sorted(part.part for part in found) == sorted(path.name for path in (tmp_path / "parts").iterdir())
         assert rows(tmp_path / "parts").equals(wanted)
+
+    def test_from_a_bucket_into_a_bucket(self, resnet: Run, tmp_path: Path, wanted: Any, store: Proxy) -> None:
+        for path in sorted(Path("photos").iterdir()):
+            store.add(path.name, path.read_bytes())
+        bucket = f"s3://{store.bucket}"
+        line = ["predict", "m.safetensors", f"{bucket}/{{00..90}}.png", "--engine", "torch", "--top", "3"]
+        out = f"{bucket}/predictions"
+        code, said, err = resnet(*line, "--ray", "--out", out)
+        assert (code, said) == (1, f"{out}: 91 rows in 6 parts\n")
+        assert "2 pictures could not be read" in err
+        for url in Store(out).glob(f"{out}/*.parquet"):
+            with parts.place(out).open(url.rpartition("/")[2]) as file:
+                (tmp_path / url.rpartition("/")[2]).write_bytes(file.read())
+        found = rows(tmp_path)
+        names = [name.replace("photos", bucket) for name in wanted["path"].to_pylist()]
+        assert found["path"].to_pylist() == [*names, f"{bucket}/90.png"]
+        assert found["error"].to_pylist()[-1] == "cannot be opened: No such object"
+        assert found.slice(0, PICTURES).drop(["path"]).equals(wanted.drop(["path"]))
+        assert resnet(*line, "--ray", "--out", out)[:2] == (0, f"{out}: 0 rows in 0 parts, 6 were there\n")
+        assert plan("m.safetensors", f"{bucket}/*.png", out + "2", engine="torch").parts == 6
 
     def test_what_a_worker_finds_wrong_is_one_sentence(self, photos: Path, tmp_path: Path) -> None:
         ready = asked(tmp_path / "parts")

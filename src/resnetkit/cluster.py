@@ -1,11 +1,11 @@
-"""Answers for pictures over a Ray cluster (extra `ray`): a folder of .parquet parts, read in the order of their names.
+"""Answers for pictures over a Ray cluster (extra `ray`): .parquet parts in one place, read in the order of their names.
 
 The list of pictures is cut into blocks of whole batches, so every batch is the one that a single machine would make of
 the list, and a part has the rows that the same rows of `resnet predict --out x.parquet` have. A part's name says its
 place and, in a digest, all that decides its rows; a part is written beside and put in its place at once. So what is
 there is whole, a job that was ended goes on where it was, and one of other pictures is refused.
 
-Workers see pictures, model and folder under the same paths as the machine that asks, as on shared storage.
+Pictures and parts may lie in an object store; what has a path is seen under it by all workers, as on shared storage.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,8 @@ from resnetkit.answers import ParquetTable, columns
 from resnetkit.engines import files
 from resnetkit.errors import UserError
 from resnetkit.parquet import pyarrow
+from resnetkit.parts import Bucket, Folder, place
+from resnetkit.stores import is_url
 
 if TYPE_CHECKING:
     from resnetkit.engines.opening import Opened
@@ -99,7 +101,7 @@ def plan(
 ) -> Plan:
     """Look at everything that may be wrong, before there is a cluster; arguments as those of `predict`.
 
-    out   a folder, made where there is none; parts of the same job in it are kept, others refused
+    out   a folder, made where there is none, or a URL; parts of the same job in it are kept, others refused
     Raises UserError.
     """
     prediction.check(top, min_probability)
@@ -108,13 +110,13 @@ def plan(
     path = model_path(Path(model)).absolute()
     names = list(prediction.names_of(paths))
     digest = files.read(path).digest
-    folder = Path(out).absolute()
+    where = str(out) if is_url(str(out)) else str(Path(out).absolute())
     blocks = in_blocks(names, [digest, top, min_probability])
-    left = missing(folder, blocks, columns(top))
+    left = missing(place(where), where, blocks, columns(top))
     # Chosen here, so that all workers answer with the same engine.
     opened = prediction.start(path, engine, say, len(names))
     looked, few = prediction.in_words(opened), len(names) < prediction.FEW
-    job = Job(str(path), digest, opened.engine, few, top, min_probability, str(Path.cwd()), str(folder), looked)
+    job = Job(str(path), digest, opened.engine, few, top, min_probability, str(Path.cwd()), where, looked)
     return Plan(job, len(blocks), left)
 
 
@@ -130,14 +132,14 @@ def score(planned: Plan) -> Iterator[Scored]:
                 f"{planned.job.out}: the cluster could not go on ({first_line(error)}); type the command again to go on"
             ) from error
         finally:
-            sweep(Path(planned.job.out))
+            place(planned.job.out).sweep()
 
 
 def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-# The folder of parts. An object store needs the same four: what is there, what is whole, away with it, put in place.
+# Which parts, and which of them are there
 
 
 def in_blocks(names: list[str], about: list[Any]) -> list[Block]:
@@ -152,41 +154,29 @@ def in_blocks(names: list[str], about: list[Any]) -> list[Block]:
     ]
 
 
-def missing(folder: Path, blocks: list[Block], wanted: list[str]) -> list[Block]:
-    """The blocks without a whole part. Makes the folder. Raises UserError where it holds what is none of this job."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-        there = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be used as a folder ({error.strerror}); choose another --out") from None
+def missing(out: Folder | Bucket, where: str, blocks: list[Block], wanted: list[str]) -> list[Block]:
+    """The blocks without a whole part. Raises UserError where there is what is none of this job."""
+    there = out.there()
     others = sorted(there - {block.part for block in blocks})
     if others:
         raise UserError(
-            f"{folder}: holds {others[0]}, which is no answer of this model to these pictures; choose another --out"
+            f"{where}: holds {others[0]}, which is no answer of this model to these pictures; choose another --out"
         )
     with ThreadPoolExecutor(MOST_CPUS) as pool:
-        whole = pool.map(partial(is_whole, folder, wanted), [block for block in blocks if block.part in there])
+        whole = pool.map(partial(is_whole, out, wanted), [block for block in blocks if block.part in there])
         done = {part for part in whole if part}
     return [block for block in blocks if block.part not in done]
 
 
-def is_whole(folder: Path, wanted: list[str], block: Block) -> str | None:
+def is_whole(out: Folder | Bucket, wanted: list[str], block: Block) -> str | None:
     """The part's name, when it can be read and has the rows of its block."""
     try:
-        found = pyarrow("pyarrow.parquet").ParquetFile(folder / block.part)
+        with out.open(block.part) as file:
+            found = pyarrow("pyarrow.parquet").ParquetFile(file)
+            ok = found.schema_arrow.names == wanted and found.metadata.num_rows == len(block.names)
     except (pyarrow().ArrowInvalid, OSError):
         return None
-    with found:
-        ok = found.schema_arrow.names == wanted and found.metadata.num_rows == len(block.names)
     return block.part if ok else None
-
-
-def sweep(folder: Path) -> None:
-    """Remove what a worker that was killed had half written."""
-    for part in folder.glob(".part-*.part"):
-        with suppress(OSError):
-            part.unlink()
 
 
 # The cluster
@@ -287,10 +277,9 @@ class Worker:
         if self.opened is None:
             go_to(job.folder, block.names)
             self.opened = prediction.start(job.model, job.engine, None, 1 if job.few else None)
-        path = Path(job.out) / block.part
-        path.unlink(missing_ok=True)  # a damaged one, or that of a worker that was lost before it could tell
         failed = 0
-        with ParquetTable(path, job.top, job.digest) as table:
+        # There may be a damaged one, or that of a worker that was lost before it could tell.
+        with place(job.out).room(block.part) as path, ParquetTable(path, job.top, job.digest) as table:
             table.note = job.note
             batches = prediction.in_batches(block.names)
             for answers in prediction.answers(self.opened, batches, job.top, job.min_probability, job.model):
@@ -301,7 +290,7 @@ class Worker:
 
 def go_to(folder: str, names: list[str]) -> None:
     """Stand where the list of names was made, unless it holds for every place. Raises UserError."""
-    if not all(map(os.path.isabs, names)):
+    if not all(is_url(name) or os.path.isabs(name) for name in names):  # noqa: PTH117 - a Path costs several times this
         try:
             os.chdir(folder)
         except OSError as error:
