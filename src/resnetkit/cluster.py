@@ -248,10 +248,11 @@ def answered(ray: Any, job: Job, blocks: list[Block]) -> Iterator[Scored]:
         num_gpus=gpus,
         compute=data.ActorPoolStrategy(size=min(workers, len(rows))),
     )
-    for row in asked.iter_rows():
-        if row["error"]:
-            raise UserError(row["error"])
-        yield Scored(row["part"], row["pictures"], row["failed"])
+    for row in asked.iter_batches(batch_size=1, prefetch_batches=0):  # `iter_rows` holds each back until the next
+        (error,) = row["error"]
+        if error:
+            raise UserError(str(error))
+        yield Scored(str(row["part"][0]), int(row["pictures"][0]), int(row["failed"][0]))
 
 
 class Worker:
