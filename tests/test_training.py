@@ -43,8 +43,11 @@ EVERYTHING = [
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_pictures(tmp_path_factory.mktemp("data") / "colours")
+
+
+def make_pictures(folder: Path) -> Path:
     """Noise around three colours, PNGs of 16x14 pixels."""
-    folder = tmp_path_factory.mktemp("data") / "colours"
     dice = np.random.Generator(np.random.Philox(0))
     for name, colour in COLOURS.items():
         (folder / name).mkdir(parents=True)

@@ -64,6 +64,12 @@ Examples:
 @click.option("--epochs", metavar="N", help="How often every picture is seen; short for --set schedule.epochs=N.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change one key of the recipe; repeatable.")
 @click.option("--out", metavar="RUN", help="The run folder to make; by default a new one under runs/.")
+@click.option(
+    "--track",
+    type=click.Choice(["tensorboard", "mlflow", "wandb"]),
+    multiple=True,
+    help="Tell this tracker of every step and score while it runs; repeatable.",
+)
 @json_option
 def train(
     data: str,
@@ -74,6 +80,7 @@ def train(
     epochs: str | None,
     settings: tuple[str, ...],
     out: str | None,
+    track: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Train on DATA: a folder with one folder of pictures per class, or with train/ and val/ of such folders; a
@@ -88,7 +95,7 @@ def train(
     chosen = asked(recipe, model, epochs, settings, weights)
     from resnetkit.training import training
 
-    return watch(training(data, val=val, recipe=chosen, weights=weights, out=out), as_json)
+    return watch(training(data, val=val, recipe=chosen, weights=weights, out=out, track=track), as_json)
 
 
 def watch(events: Iterator[Event], as_json: bool) -> int:

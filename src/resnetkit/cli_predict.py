@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import groupby
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -35,7 +35,8 @@ Examples:
   resnet predict runs/flowers a.jpg
   resnet predict runs/flowers a.jpg holiday/ --top 3 --json
   resnet predict m.onnx photos/ --out predictions.csv
-  find photos -name '*.jpg' | resnet predict runs/flowers -""",
+  find photos -name '*.jpg' | resnet predict runs/flowers -
+  resnet predict m.onnx photos/ --ray --out predictions/""",
 )
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True)
@@ -54,8 +55,11 @@ Examples:
     default=0.0,
     help="Name no class that is less probable, and say that the model is not sure.",
 )
-@click.option("--out", metavar="FILE", help="A .csv or .parquet file to write, a row per picture.")
+@click.option("--out", metavar="FILE", help="A .csv or .parquet file to write, a row per picture; with --ray a folder.")
 @click.option("--append", is_flag=True, help="Go on with the file of --out; pictures that have a row are left out.")
+@click.option(
+    "--ray", is_flag=True, help="Share the work over the Ray cluster of RAY_ADDRESS, or use this machine alone."
+)
 @json_option
 def predict(
     model: str,
@@ -65,6 +69,7 @@ def predict(
     min_probability: float,
     out: str | None,
     append: bool,
+    ray: bool,
     as_json: bool,
 ) -> int:
     """Say what MODEL sees in the pictures PATHS. Folders are walked; - means a list of paths on standard input, one
@@ -72,8 +77,13 @@ def predict(
 
     One line per picture: path, class, probability, then the next classes. A picture that cannot be read gets a line
     that says why, the rest goes on, and the exit code is 1.
+
+    With --ray the folder of --out gets .parquet parts, in order by name; the same command goes on with what is left.
     """
     from resnetkit import prediction
+
+    if ray:
+        return on_cluster(model, paths, out, append, as_json, engine=engine, top=top, min_probability=min_probability)
 
     if append and out is None:
         raise UserError("--append: goes on with a file; name it with --out")
@@ -93,6 +103,46 @@ def predict(
     if out is not None and not as_json:
         rows = counted(wanted.asked, "row") + (" more" if append else "")
         line(shown(f"{out}: {rows}" + (f", {wanted.skipped:,} were there" if wanted.skipped else "")))
+    return ending(failed)
+
+
+def on_cluster(model: str, paths: Sequence[str], out: str | None, append: bool, as_json: bool, **how: Any) -> int:
+    """`predict --ray`: a line, or an object, for the parts that were made."""
+    from resnetkit import cluster
+
+    if out is None:
+        raise UserError("--ray: writes into a folder; name it with --out")
+    if append:
+        raise UserError("--append: goes on with a file, and a job with --ray goes on by itself; leave one of them out")
+    names = [name for source in planned(paths) for name in (source if source is not None else whole_list())]
+    say = note if is_terminal(stderr=True) or not as_json else None
+    with ending_in_order():
+        plan = cluster.plan(model, iter(names), out, say=say, **how)
+        if not as_json:
+            note(plan.job.note)
+        failed = 0
+        with progress(plan.pictures, hidden=False) as done:
+            for part in cluster.score(plan):
+                failed += part.failed
+                done(part.pictures)
+                if as_json:
+                    emit(vars(part))
+    if not as_json:
+        there = plan.parts - len(plan.left)
+        parts_made = counted(len(plan.left), "part") + (f", {there:,} were there" if there else "")
+        line(shown(f"{out}: {counted(plan.pictures, 'row')} in {parts_made}"))
+    return ending(failed)
+
+
+def whole_list() -> list[str]:
+    """The pictures of a list on standard input, once it has ended."""
+    from resnetkit.prediction import found_below
+
+    return [name for paths in listed(STDIN) for path in paths for name in found_below(path)]
+
+
+def ending(failed: int) -> int:
+    """Say how many pictures could not be read; the exit code."""
     if failed:
         complain(f"{counted(failed, 'picture')} could not be read; the reason stands in place of the class")
     return 1 if failed else 0

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from resnetkit.data.transforms import Preprocess
 from resnetkit.engines import files
 from resnetkit.engines.opening import Opened, open_engine
 from resnetkit.errors import BadPicture, Diverged, UserError, shown_name
+from resnetkit.stores import NotThere, Store, is_url, protocol_of
 
 if TYPE_CHECKING:
     from resnetkit.model import ResNet
@@ -199,7 +201,14 @@ def names_of(paths: str | Path | Iterable[str | Path]) -> Iterable[str]:
 
 
 def picture_files(path: str) -> list[str]:
-    """The path itself, or the pictures below a folder. Raises UserError when there is nothing."""
+    """The path itself, or the pictures below a folder; objects that a URL with braces or stars stands for.
+
+    Raises UserError when there is nothing.
+    """
+    if is_url(path):
+        from resnetkit.data.patterns import expand
+
+        return expand(path)
     if not os.path.exists(path):  # noqa: PTH110 - names that are not UTF-8 stay as they are
         raise UserError(f"{shown_name(path)}: no such file or folder")
     if not os.path.isdir(path):  # noqa: PTH112
@@ -238,7 +247,7 @@ def answers(
     An empty batch is one of an endless list in which nothing new stands yet; it gives an empty list. `where` names the
     model in messages. Raises UserError where the model answers with what is no number, or not as its metadata say.
     """
-    preprocess = opened.about.preprocess
+    preprocess, contents = opened.about.preprocess, Contents()
     shape = (preprocess.size, preprocess.size, preprocess.channels)
     under_way: deque[tuple[list[str], Pixels]] = deque()
 
@@ -246,7 +255,7 @@ def answers(
         for names in batches:
             out = np.empty((len(names), *shape), dtype=np.uint8)
             under_way.append((names, out))
-            yield [partial(fill, out[row], name, preprocess) for row, name in enumerate(names)]
+            yield [partial(fill, out[row], name, preprocess, contents) for row, name in enumerate(names)]
 
     for reasons in in_threads(default_threads(), groups()):
         names, pictures = under_way.popleft()
@@ -260,12 +269,31 @@ def answers(
         ]
 
 
-def fill(out: Pixels, name: str, preprocess: Preprocess) -> str | None:
-    """Read a picture into `out`, or say why that cannot be."""
+class Contents:
+    """The bytes of a file, or of an object in a store, by its path or URL; for many threads."""
+
+    def __init__(self) -> None:
+        self.stores: dict[str, Store] = {}
+        self.lock = Lock()
+
+    def __call__(self, name: str) -> bytes:
+        """Raises OSError for a file; NotThere for an object, and UserError where its store is gone or refuses."""
+        if not is_url(name):
+            with open(name, "rb", buffering=0) as file:  # noqa: PTH123 - a Path costs several times this
+                return file.read()
+        protocol = protocol_of(name)
+        with self.lock:
+            store = self.stores[protocol] = self.stores.get(protocol) or Store(name)
+        facts = store.facts(name)
+        return store.read(name, 0, facts.size, facts)
+
+
+def fill(out: Pixels, name: str, preprocess: Preprocess, contents: Contents | None = None) -> str | None:
+    """Read a picture into `out`, or say why that cannot be. Raises UserError where a store is gone or refuses."""
     try:
-        with open(name, "rb", buffering=0) as file:  # noqa: PTH123 - a Path costs several times this
-            data = file.read()
-        out[:] = preprocess.fit(preprocess.open(data))
+        out[:] = preprocess.fit(preprocess.load((contents or Contents())(name)))
+    except NotThere:
+        return "cannot be opened: No such object"
     except BadPicture as error:
         return str(error)
     except IsADirectoryError:

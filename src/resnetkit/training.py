@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +44,8 @@ from resnetkit.report import write_report
 from resnetkit.resolve import Resolved, resolve
 from resnetkit.shipped import shipped
 from resnetkit.starting import assumed_line, fill, opening_lines, starting_weights
+from resnetkit.trackers import check_trackers
+from resnetkit.tracking import keep, tracked
 from resnetkit.weights import ModelFile, read_architecture, save_model
 
 
@@ -54,6 +56,7 @@ def train(
     recipe: Recipe | None = None,
     weights: str | Path | None = None,
     out: str | Path | None = None,
+    track: Sequence[str] = (),
 ) -> Finished:
     """Train a classifier on labelled pictures and measure it.
 
@@ -62,9 +65,10 @@ def train(
     recipe   None: "small", or "finetune" with weights
     weights  a model file, a run folder, or a state dict of torchvision's names to begin from
     out      the run folder, which must not exist; None: the next free runs/NAME-N
+    track    who is told while it runs: "tensorboard", "mlflow", "wandb"; see `tracking`
     Raises UserError for wrong input, Stopped after SIGINT or SIGTERM.
     """
-    return last(training(data, val=val, recipe=recipe, weights=weights, out=out))
+    return last(training(data, val=val, recipe=recipe, weights=weights, out=out, track=track))
 
 
 def resume(run: str | Path) -> Finished:
@@ -86,10 +90,12 @@ def training(
     recipe: Recipe | None = None,
     weights: str | Path | None = None,
     out: str | Path | None = None,
+    track: Sequence[str] = (),
 ) -> Iterator[Event]:
     """`train` as a stream of events."""
     recipe = recipe or shipped("finetune" if weights else "small")
     recipe = from_dict(to_dict(recipe), where="the recipe")
+    check_trackers(track)
     folder = runs.new_folder(out, str(data))
     given = starting_weights(weights, recipe) if weights else None
     found = open_both(data, val)
@@ -114,10 +120,11 @@ def training(
         with runs.creating(folder) as part:
             divided = set(split.splits) != set(found.splits)
             runs.write_beginning(part, resolved.recipe, environment, split, divided=divided)
+            keep(part, track)
             loop.begin(part)
         yield Found(tuple(opening_lines(split, audit, resolved, environment, loop.state.network)))
         with runs.locked(folder):
-            yield from run_to_end(loop, audit)
+            yield from tracked(run_to_end(loop, audit), folder, loop.recipe, loop.state.step)
 
 
 def resuming(run: str | Path) -> Iterator[Event]:
@@ -143,7 +150,7 @@ def resuming(run: str | Path) -> Iterator[Event]:
             loop.restore(tensors, meta)
             changed = runs.decoder_changed(environment)
             yield Found((*notes, *changed, f"resuming {folder} at step {loop.state.step:,} of {loop.steps:,}"))
-            yield from run_to_end(loop, audit)
+            yield from tracked(run_to_end(loop, audit), folder, loop.recipe, loop.state.step)
 
 
 def open_both(data: str | Path, val: str | Path | None) -> Data:
