@@ -6,10 +6,13 @@ score is that of pictures which decided nothing.
 
 from __future__ import annotations
 
+import math
 import signal
 from collections import deque
 from collections.abc import Generator, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -17,18 +20,28 @@ import torch
 from resnetkit import checkpoint, runs
 from resnetkit.about import MODEL_FILE
 from resnetkit.atomic import write_json
-from resnetkit.data.audit import Audit, Record, audit_pictures, fingerprint, require_good, without_bad
+from resnetkit.data.audit import (
+    LIMIT_BYTES,
+    Audit,
+    Record,
+    audit_pictures,
+    fingerprint,
+    require_good,
+    total_bytes,
+    without_bad,
+)
 from resnetkit.data.loader import Reader, default_threads
-from resnetkit.data.pictures import Data, check_trainable
+from resnetkit.data.pictures import Data, check_trainable, count
 from resnetkit.data.problems import problems
 from resnetkit.data.source import absolute, open_data
 from resnetkit.data.split import load_split, split_training
 from resnetkit.data.transforms import Preprocess
+from resnetkit.distributed import ALONE, Ranks, joined
 from resnetkit.errors import UserError
 from resnetkit.evaluation import Result, choose_split, describe_protocol, score
 from resnetkit.events import Evaluating, Event, Finished, Found, Reading, Stopped
 from resnetkit.loop import Loop, State, determinism
-from resnetkit.recipe import Recipe
+from resnetkit.recipe import Optim, Recipe
 from resnetkit.recipe_file import from_dict, to_dict
 from resnetkit.report import write_report
 from resnetkit.resolve import Resolved, resolve
@@ -74,45 +87,82 @@ def training(
     weights: str | Path | None = None,
     out: str | Path | None = None,
 ) -> Iterator[Event]:
-    """`train` as a stream of events."""
+    """`train` as a stream of events.
+
+    Under torchrun, which starts the same command again after a failure, a run that lies in `out` and is not finished is
+    gone on with, if it was begun with the same recipe and pictures.
+    """
     recipe = recipe or shipped("finetune" if weights else "small")
     recipe = from_dict(to_dict(recipe), where="the recipe")
-    folder = runs.new_folder(out, str(data))
-    given = starting_weights(weights, recipe) if weights else None
-    found = open_data(data)
-    check_trainable(found)
-    whole, audit = yield from look_at(found, recipe)
-    check_trainable(whole)
-    split = split_training(whole, recipe.data.val, recipe.run.seed, audit.digest)
-    resolved = resolve(recipe, split, audit, given)
-    environment = runs.this_environment(
-        absolute(data),
-        fingerprint(whole, audit),
-        str(weights) if weights else None,
-        torch.device(str(resolved.recipe.run.device)),
-        derived=(*resolved.rules, *assumed_line(given)),
-        notes=split.notes,
-    )
-    with determinism(resolved.recipe):
-        loop = make_loop(folder, resolved, split, audit)
-        if given is not None:
-            fill(loop.state, given, same_head=given.classes == split.classes)
-        with runs.creating(folder) as part:
-            divided = set(split.splits) != set(found.splits)
-            runs.write_beginning(part, resolved.recipe, environment, split, divided=divided)
-            loop.begin(part)
-        yield Found(tuple(opening_lines(split, audit, resolved, environment, loop.state.network)))
-        with runs.locked(folder):
-            yield from run_to_end(loop, audit)
+    with joined() as ranks:
+        given = str(weights) if weights else None
+        folder, begun = ranks.agreed(lambda: find_folder(ranks, out, data, given, recipe))
+        yield from going_on(folder, ranks) if begun else beginning(folder, data, recipe, given, ranks)
 
 
 def resuming(run: str | Path) -> Iterator[Event]:
     """`resume` as a stream of events."""
-    folder = Path(run)
+    with joined() as ranks:
+        yield from going_on(Path(run), ranks)
+
+
+def find_folder(
+    ranks: Ranks, out: str | Path | None, data: str | Path, weights: str | None, recipe: Recipe
+) -> tuple[Path, bool]:
+    """The run folder, and whether there is a run in it to go on with. Raises UserError."""
+    if ranks is ALONE:
+        return runs.new_folder(out, str(data)), False
+    if out is None:
+        raise UserError("--out: say where the run goes; torchrun may start this command again, which must then find it")
+    folder = Path(out)
+    if not (folder / "recipe.json").exists() or (runs.is_finished(folder) and not ranks.restarted):
+        return runs.new_folder(out, str(data)), False
+    runs.check_begun(folder, absolute(data), weights, recipe)
+    return folder, True
+
+
+def beginning(
+    folder: Path, data: str | Path, recipe: Recipe, weights: str | None, ranks: Ranks
+) -> Generator[Event, None, None]:
+    """A new run, from the pictures to its end."""
+    given = starting_weights(weights, recipe) if weights else None
+    found = open_data(data)
+    check_trainable(found)
+    whole, audit = yield from look_at(found, recipe, ranks)
+    check_trainable(whole)
+    split = split_training(whole, recipe.data.val, recipe.run.seed, audit.digest)
+    resolved = ranks.agreed(lambda: resolve(recipe, split, audit, given))
+    environment = runs.this_environment(
+        absolute(data),
+        fingerprint(whole, audit),
+        weights,
+        torch.device(str(resolved.recipe.run.device)),
+        derived=(*resolved.rules, *assumed_line(given)),
+        notes=split.notes,
+        asked=recipe,
+        ranks=ranks,
+    )
+    with determinism(resolved.recipe):
+        loop = make_loop(folder, resolved, split, audit, ranks)
+        if given is not None:
+            fill(loop.state, given, same_head=given.classes == split.classes)
+        if ranks.first:
+            with runs.creating(folder) as part:
+                divided = set(split.splits) != set(found.splits)
+                runs.write_beginning(part, resolved.recipe, environment, split, divided=divided)
+                loop.begin(part)
+        yield Found(tuple(opening_lines(split, audit, resolved, environment, loop.state.network)))
+        with runs.locked(folder) if ranks.first else nullcontext():
+            yield from run_to_end(loop, audit)
+
+
+def going_on(folder: Path, ranks: Ranks) -> Generator[Event, None, None]:
+    """A run from its last checkpoint to its end."""
     recipe, environment = runs.read_recipe(folder), runs.read_environment(folder)
-    with runs.locked(folder):
-        runs.sweep(folder)
-        whole, audit = yield from look_at(open_data(environment.data), recipe)
+    with runs.locked(folder) if ranks.first else nullcontext():
+        if ranks.first:
+            runs.sweep(folder)
+        whole, audit = yield from look_at(open_data(environment.data), recipe, ranks)
         if fingerprint(whole, audit) != environment.fingerprint:
             raise UserError(
                 f"{environment.data}: the pictures are not those that {folder} was begun with; bring those back, "
@@ -120,20 +170,25 @@ def resuming(run: str | Path) -> Iterator[Event]:
             )
         table = folder / "split.csv"
         split = replace(load_split(whole, table) if table.exists() else whole, notes=environment.notes)
-        tensors, meta, notes = checkpoint.load_latest(folder)
+        tensors, meta, notes = ranks.agreed(lambda: checkpoint.load_latest(folder))
         torch.set_num_threads(environment.torch_threads)  # another number would sum floats in another order
         preprocess = Preprocess.from_dict(meta["preprocess"])
         resolved = Resolved(recipe, read_architecture(meta["architecture"]), preprocess, environment.derived)
         with determinism(recipe):
-            loop = make_loop(folder, resolved, split, audit)
+            loop = make_loop(folder, resolved, split, audit, ranks)
             loop.restore(tensors, meta)
             yield Found((*notes, f"resuming {folder} at step {loop.state.step:,} of {loop.steps:,}"))
             yield from run_to_end(loop, audit)
 
 
-def look_at(data: Data, recipe: Recipe) -> Generator[Reading, None, tuple[Data, Audit]]:
-    """Read every picture once. Returns the data without bad pictures, or raises UserError that names them."""
-    total = len(data.used())
+def look_at(data: Data, recipe: Recipe, ranks: Ranks = ALONE) -> Generator[Reading, None, tuple[Data, Audit]]:
+    """Read every picture once, each on one rank, and gather what was found on all of them.
+
+    Returns the data without bad pictures, or raises UserError that names them.
+    """
+    used = data.used()
+    begin, end = ranks.share(len(used))
+    total = end - begin
 
     def counted(records: Iterator[Record]) -> Generator[Reading, None, list[Record]]:
         seen = []
@@ -144,21 +199,54 @@ def look_at(data: Data, recipe: Recipe) -> Generator[Reading, None, tuple[Data, 
         return seen
 
     channels = recipe.data.channels if isinstance(recipe.data.channels, int) else 3
-    records = audit_pictures(data, exif=recipe.data.exif, channels=channels, threads=default_threads())
-    audit = Audit.collect(len(data), (yield from counted(records)))
+    limit = LIMIT_BYTES if ranks.world == 1 else math.inf if total_bytes(data, used) <= LIMIT_BYTES else -1
+    records = audit_pictures(
+        data,
+        indices=used[begin:end],
+        exif=recipe.data.exif,
+        channels=channels,
+        threads=max(1, default_threads() // ranks.here),
+        limit_bytes=limit,
+    )
+    own = yield from counted(records)
+    ranks.meet()
+    audit = Audit.collect(len(data), chain.from_iterable(ranks.exchanged(own)))
     if recipe.data.bad == "stop":
         require_good(data, audit)
     return without_bad(data, audit), audit
 
 
-def make_loop(folder: Path, resolved: Resolved, data: Data, audit: Audit) -> Loop:
-    """The loop at its first step, with the decoded pictures kept in memory when all of them fit."""
+def make_loop(folder: Path, resolved: Resolved, data: Data, audit: Audit, ranks: Ranks = ALONE) -> Loop:
+    """The loop at its first step, with the decoded pictures kept in memory when all of them fit.
+
+    The ranks of one machine share its threads and its memory. Raises UserError where they cannot share the batch.
+    """
+    check_shares(resolved.recipe.optim, ranks.world)
     run, preprocess = resolved.recipe.run, resolved.preprocess
+    if run.device == "cuda" and ranks.local >= torch.cuda.device_count():
+        has = count(torch.cuda.device_count(), "GPU", "GPUs")
+        raise UserError(f"rank {ranks.rank}: there is no GPU for it, as this machine has {has}; give each rank its own")
     used = data.used()
     pixels = int((audit.width[used].astype("int64") * audit.height[used]).sum())
-    keep = pixels * preprocess.channels <= run.cache_mb * 2**20
-    reader = Reader(data, preprocess, threads=int(run.threads), keep=keep)
-    return Loop(folder, resolved, data, reader, State(resolved))
+    keep = pixels * preprocess.channels * ranks.here <= run.cache_mb * 2**20
+    reader = Reader(data, preprocess, threads=max(1, int(run.threads) // ranks.here), keep=keep)
+    return Loop(folder, resolved, data, reader, State(resolved), ranks)
+
+
+def check_shares(optim: Optim, world: int) -> None:
+    """Raise UserError where a batch cannot be divided among so many ranks, or a rank's part into ghost batches."""
+    batch = int(optim.batch)
+    if batch % world:
+        fits = [size for size in (batch // world * world, (batch // world + 1) * world) if size]
+        raise UserError(
+            f"optim.batch={batch}: {world} processes cannot share it evenly; take {' or '.join(map(str, fits))}, or "
+            "another number of processes"
+        )
+    if optim.ghost_batch and batch % (world * optim.accumulate * optim.ghost_batch):
+        raise UserError(
+            f"optim.ghost_batch={optim.ghost_batch}: does not divide what is seen at a time, optim.batch={batch} over "
+            f"{world} processes and optim.accumulate={optim.accumulate}; take one that does"
+        )
 
 
 def run_to_end(loop: Loop, audit: Audit) -> Iterator[Event]:
@@ -166,15 +254,23 @@ def run_to_end(loop: Loop, audit: Audit) -> Iterator[Event]:
     yield from loop.run()
     if loop.saved_step < loop.steps:
         loop.save()
+    loop.writer.wait()
+    loop.writer.check()
     data, state, preprocess = loop.data, loop.state, loop.resolved.preprocess
     split = choose_split(data, None)
     yield Evaluating(split, len(data.splits[split]))
     protocol = describe_protocol(data, split, preprocess)
     try:
-        result = score(state.evaluated, loop.reader, data.splits[split], protocol=protocol)
+        result = score(state.evaluated, loop.reader, data.splits[split], protocol=protocol, ranks=loop.ranks)
     except KeyboardInterrupt:
         raise Stopped(signal.SIGINT, loop.folder, state.step) from None
-    environment = runs.read_environment(loop.folder)
+    report = loop.ranks.agreed(lambda: write_end(loop, audit, split, result))
+    yield Finished(loop.folder, result, report)
+
+
+def write_end(loop: Loop, audit: Audit, split: str, result: Result) -> Path:
+    """Write model, result and report; returns the report's path."""
+    data, environment = loop.data, runs.read_environment(loop.folder)
     metrics = {name: value for name, value in result.to_dict().items() if name not in ("mistakes", "confusion")}
     provenance = {
         "recipe": to_dict(loop.recipe),
@@ -183,11 +279,10 @@ def run_to_end(loop: Loop, audit: Audit) -> Iterator[Event]:
         "device": environment.device,
         "weights": environment.weights,
     }
-    model = ModelFile(state.evaluated, data.classes, preprocess, metrics, provenance)
+    model = ModelFile(loop.state.evaluated, data.classes, loop.resolved.preprocess, metrics, provenance)
     with runs.resumable(loop.folder):
         save_model(model, loop.folder / MODEL_FILE)
-        report = finish(loop.folder, data, audit, split, result)
-    yield Finished(loop.folder, result, report)
+        return finish(loop.folder, data, audit, split, result)
 
 
 def finish(folder: Path, data: Data, audit: Audit, split: str, result: Result) -> Path:
