@@ -27,10 +27,11 @@ from resnetkit import runs
 from resnetkit.data.loader import Reader, training_batches
 from resnetkit.data.pictures import Arrays, Data
 from resnetkit.data.transforms import Preprocess
-from resnetkit.distributed import Ranks, joined, patience, torchrun
+from resnetkit.distributed import Ranks, joined
 from resnetkit.errors import UserError
 from resnetkit.recipe import Augment, Optim
 from resnetkit.recipe_file import with_settings
+from resnetkit.rendezvous import patience, torchrun
 from resnetkit.shipped import shipped
 from resnetkit.training import check_shares, find_folder
 

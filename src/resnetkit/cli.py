@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from resnetkit import shell
-from resnetkit.distributed import rank
 from resnetkit.errors import UserError
+from resnetkit.rendezvous import rank
 from resnetkit.shell import Commands, complain, device, emit, json_option
 from resnetkit.version import __version__
 

@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 import click
 
-from resnetkit.distributed import rank
 from resnetkit.errors import Elsewhere, UserError, nearest
+from resnetkit.rendezvous import rank
 from resnetkit.terminal import shown
 
 SYSTEM = {  # what a system may refuse that is not a fault of ours
