@@ -292,9 +292,8 @@ class Group(Ranks):
         import torch.distributed as dist
 
         self.pulse.end()
-        if dist.is_initialized() and not (
-            failed and torch.cuda.is_available()
-        ):  # NCCL would wait for those that are gone
+        waits = failed and torch.cuda.is_available()  # NCCL would, for those that are gone
+        if dist.is_initialized() and not waits:
             dist.destroy_process_group()
         if self.hosts and failed:  # the store ends with this process: the others must have read there that it failed
             time.sleep(2 * BEAT)
