@@ -1,14 +1,17 @@
 """Checkpoints: what a stopped run needs to go on to the same bits. The last two are kept.
 
 Written atomically, with a SHA-256 inside (`tensorfile`). A damaged one is noticed, named, and the one before is used.
+Training waits for a copy of the tensors only: a thread writes them (`Writer`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from resnetkit import tensorfile
@@ -48,6 +51,41 @@ def save(run: Path, step: int, tensors: Tensors, meta: dict[str, Any]) -> None:
     for old in saved(run)[:-KEPT]:
         with contextlib.suppress(OSError):
             old.unlink()
+
+
+class Writer:
+    """Saves checkpoints in a thread, one after the other."""
+
+    def __init__(self) -> None:
+        self.thread: threading.Thread | None = None
+        self.error: BaseException | None = None
+
+    def save(self, run: Path, step: int, tensors: Tensors, meta: dict[str, Any]) -> None:
+        """`save` of the tensors as they are now; waits for the one before. Raises what `check` raises."""
+        self.wait()
+        self.check()
+        # Contiguous, as a file has them.
+        copies = {name: torch.empty(t.shape, dtype=t.dtype).copy_(t) for name, t in tensors.items()}
+
+        def work() -> None:
+            try:
+                save(run, step, copies, meta)
+            except BaseException as error:
+                self.error = error
+
+        self.thread = threading.Thread(target=work, name="checkpoint")
+        self.thread.start()
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if self.thread is not None:
+            self.thread.join()
+
+    def check(self) -> None:
+        """Raise the UserError of a checkpoint that could not be written."""
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
 
 
 def saved(run: Path) -> list[Path]:

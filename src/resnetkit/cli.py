@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,6 +18,7 @@ import click
 
 from resnetkit import shell
 from resnetkit.errors import UserError
+from resnetkit.rendezvous import rank
 from resnetkit.shell import Commands, complain, device, emit, json_option
 from resnetkit.version import __version__
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The entry point; `arguments` are those of the process by default. Always ends in SystemExit."""
     shell.prepare()
-    sys.exit(shell.run(root, arguments))
+    shell.end(root, arguments)
 
 
 @click.group(
@@ -104,10 +105,14 @@ def watch(events: Iterator[Event], as_json: bool) -> int:
     from resnetkit.terminal import follow, screen
 
     try:
+        if rank() != 0:  # rank 0 shows what there is to see
+            deque(events, maxlen=0)
+            return 0
         finished = follow(events, screen(stderr=as_json))
     except Stopped as stopped:
-        again = f"resnet resume {shlex.quote(str(stopped.run))}"
-        complain(f"stopped after step {stopped.step:,}; go on with: {again}")
+        if rank() == 0:
+            again = f"resnet resume {shlex.quote(str(stopped.run))}"
+            complain(f"stopped after step {stopped.step:,}; go on with: {again}")
         return 128 + stopped.signum
     if as_json:
         result = finished.result.to_dict()

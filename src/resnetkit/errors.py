@@ -7,7 +7,16 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """Wrong input. The command line prints the message alone and exits with 2."""
+    """Wrong input. The command line prints the message alone and exits with 2.
+
+    chosen  of several processes that train together, this is the one that says it
+    """
+
+    chosen = False
+
+
+class Elsewhere(Exception):  # noqa: N818 - it names where to look
+    """Another of the processes that train together has failed, and says why."""
 
 
 class Diverged(UserError):  # noqa: N818 - it names what happened

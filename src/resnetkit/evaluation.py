@@ -27,6 +27,7 @@ from resnetkit.data.pictures import Data, name_bad, plain_name
 from resnetkit.data.source import absolute, open_data
 from resnetkit.data.split import load_split
 from resnetkit.data.transforms import Preprocess
+from resnetkit.distributed import ALONE, Ranks, joined
 from resnetkit.errors import UserError, shown_name
 from resnetkit.model import ResNet
 from resnetkit.protocol import ONE_CROP, Answers, Member, Progress, Protocol, ask
@@ -125,12 +126,16 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     return (max(0.0, centre - half), min(1.0, centre + half))
 
 
-def score(network: ResNet, reader: Reader, indices: NDArray[np.int64], *, protocol: str) -> Result:
+def score(
+    network: ResNet, reader: Reader, indices: NDArray[np.int64], *, protocol: str, ranks: Ranks = ALONE
+) -> Result:
     """The Result of a network on the pictures `indices`, one crop of each; unreadable ones are in `result.bad`.
 
     protocol   how it was measured, in words
+    ranks      divide the pictures among them, and all get the Result
     """
-    return judge(reader.data, ask([Member(network, reader)], indices), protocol)
+    answers = ask([Member(network, reader)], indices, ranks=ranks)
+    return ranks.agreed(lambda: judge(reader.data, answers, protocol))
 
 
 def judge(data: Data, answers: Answers, protocol: str, labels: Labels | None = None) -> Result:
@@ -205,19 +210,21 @@ def evaluate(
     ensemble  further models of the same classes; the mean of all probabilities is scored
     labels    other labels than the pictures' own; see `data.labels.read_labels`
     progress  is called with a `Scoring` after every batch
+    Under torchrun its processes divide the pictures among them, and all return the same.
     Raises UserError, also when the pictures have a class that the model does not know.
     """
-    asked = ask_for(model, data, split=split, device=device, protocol=protocol, ensemble=ensemble, labels=labels)
-    if asked.labels is None and asked.split in asked.data.unlabelled:
-        raise UserError(
-            f"{asked.data.spec}: {asked.split} has no labels; write the answers down with --submission FILE (in Python "
-            "`submit`), or take another split"
-        )
-    answers = ask(asked.members, asked.indices, protocol, progress)
-    if answers.bad and bad != "skip":
-        skip = 'leave out what cannot be read (--bad skip; in Python bad="skip")'
-        raise UserError(name_bad(asked.data, answers.bad, skip))
-    return judge(asked.data, answers, asked.protocol, asked.labels)
+    with joined() as ranks:
+        asked = ask_for(model, data, split=split, device=device, protocol=protocol, ensemble=ensemble, labels=labels)
+        if asked.labels is None and asked.split in asked.data.unlabelled:
+            raise UserError(
+                f"{asked.data.spec}: {asked.split} has no labels; write the answers down with --submission FILE (in "
+                "Python `submit`), or take another split"
+            )
+        answers = ask(asked.members, asked.indices, protocol, progress, ranks)
+        if answers.bad and bad != "skip":
+            skip = 'leave out what cannot be read (--bad skip; in Python bad="skip")'
+            raise UserError(name_bad(asked.data, answers.bad, skip))
+        return ranks.agreed(lambda: judge(asked.data, answers, asked.protocol, asked.labels))
 
 
 @dataclass(frozen=True)
@@ -246,19 +253,25 @@ def submit(
     The arguments are those of `evaluate`. Raises UserError, also when `out` is there already or a picture unreadable.
     """
     target = free_file(out)
-    asked = ask_for(model, data, split=split, device=device, protocol=protocol, ensemble=ensemble)
-    order, ids = submission(asked.data, asked.indices.tolist(), asked.data.classes)
-    answers = ask(asked.members, asked.indices, protocol, progress)
-    if answers.bad:
-        raise UserError(name_bad(asked.data, answers.bad, "take the split from its archive anew"))
-    lines = submission_lines(answers.table[order], ids)
-    try:
-        write_text(target, "".join(f"{line}\n" for line in lines))
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another place or make room") from None
-    judged = asked.split not in asked.data.unlabelled
-    result = judge(asked.data, answers, asked.protocol) if judged else None
-    return Submission(os.fspath(out), len(order), result)
+    with joined() as ranks:
+        asked = ask_for(model, data, split=split, device=device, protocol=protocol, ensemble=ensemble)
+        order, ids = submission(asked.data, asked.indices.tolist(), asked.data.classes)
+        answers = ask(asked.members, asked.indices, protocol, progress, ranks)
+        if answers.bad:
+            raise UserError(name_bad(asked.data, answers.bad, "take the split from its archive anew"))
+
+        def written() -> Submission:
+            lines = submission_lines(answers.table[order], ids)
+            try:
+                write_text(target, "".join(f"{line}\n" for line in lines))
+            except OSError as error:
+                why = f"{out}: cannot be written ({error.strerror})"
+                raise UserError(f"{why}; choose another place or make room") from None
+            judged = asked.split not in asked.data.unlabelled
+            result = judge(asked.data, answers, asked.protocol) if judged else None
+            return Submission(os.fspath(out), len(order), result)
+
+        return ranks.agreed(written)
 
 
 def free_file(out: str | Path) -> Path:

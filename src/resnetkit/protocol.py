@@ -15,6 +15,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -27,6 +28,7 @@ from resnetkit.data.loader import Reader, evaluation_batches, evaluation_views
 from resnetkit.data.pictures import Data, Pixels, name_bad
 from resnetkit.data.resizing import resized
 from resnetkit.data.transforms import Preprocess
+from resnetkit.distributed import ALONE, Ranks
 from resnetkit.errors import Diverged, UserError, nearest
 from resnetkit.model import ResNet
 
@@ -199,8 +201,44 @@ def ask(
     indices: NDArray[np.int64],
     protocol: Protocol = ONE_CROP,
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> Answers:
-    """The mean of the members' probabilities for each of the pictures. Raises UserError when there is none."""
+    """The mean of the members' probabilities for each of the pictures. Raises UserError when there is none.
+
+    ranks    divide the pictures among them in whole batches, as one process would make them, so that each picture gets
+             the same answer to the bit; rank 0 gets all of them, the others none
+    """
+    step = together(protocol, members[0].reader.preprocess)
+    begin, end = (min(step * batches, len(indices)) for batches in ranks.share(-(-len(indices) // step)))
+    shown = None if progress is None or not ranks.first else partial(of_all, progress, len(indices), ranks.world)
+    parts = ranks.gathered(answers(members, indices[begin:end], protocol, shown))
+    if not parts:
+        return Answers(indices[:0], np.zeros((0, 0)), {})
+    found = parts[0] if len(parts) == 1 else in_a_row(parts)
+    if not len(found.indices):
+        data, bad = members[0].reader.data, found.bad
+        raise UserError(f"{data.spec}: no picture to evaluate" + (f"; {name_bad(data, bad)}" if bad else ""))
+    return found
+
+
+def in_a_row(parts: Sequence[Answers]) -> Answers:
+    """The answers of several as one."""
+    return Answers(
+        np.concatenate([part.indices for part in parts]),
+        np.concatenate([part.table for part in parts]),
+        {index: reason for part in parts for index, reason in part.bad.items()},
+    )
+
+
+def of_all(progress: Progress, total: int, ranks: int, own: Scoring) -> None:
+    """Rank 0's progress as that of all of them."""
+    progress(replace(own, done=min(total, own.done * ranks), total=total))
+
+
+def answers(
+    members: Sequence[Member], indices: NDArray[np.int64], protocol: Protocol, progress: Progress | None
+) -> Answers:
+    """`ask` of one process."""
     data = members[0].reader.data
     row = np.full(len(data), -1, dtype=np.int64)
     row[indices] = np.arange(len(indices))
@@ -221,8 +259,6 @@ def ask(
     if bad:
         good = np.array([index not in bad for index in indices.tolist()], dtype=bool)
         indices, total = indices[good], total[good]
-    if not len(indices):
-        raise UserError(f"{data.spec}: no picture to evaluate" + (f"; {name_bad(data, bad)}" if bad else ""))
     return Answers(indices, total, bad)
 
 
@@ -239,7 +275,17 @@ def crop_probabilities(
 ) -> Iterator[Outputs]:
     """The softmax averaged over ten crops (n, classes), chunk by chunk."""
     preprocess = reader.preprocess
-    return averaged(network, reader, indices, lambda picture: five_crops(picture, preprocess), network, 5, temperature)
+    count = together(Protocol("10-crop"), preprocess)
+    views = partial(five_crops, preprocess=preprocess)
+    return averaged(network, reader, indices, views, network, count, temperature)
+
+
+def together(protocol: Protocol, preprocess: Preprocess) -> int:
+    """Of how many pictures in a row the views go through the network together."""
+    if protocol.kind == "1-crop":
+        return BATCH
+    pixels = 5 * preprocess.size**2 if protocol.kind == "10-crop" else sum(s**2 for s in protocol.sides(preprocess))
+    return max(1, min(BATCH // 2, int(READ / (pixels / preprocess.size**2))))
 
 
 def dense_probabilities(
@@ -256,8 +302,8 @@ def dense_probabilities(
     def views(picture: Pixels) -> list[Pixels]:
         return [whole(picture, preprocess, side) for side in sides]
 
-    share = sum(side**2 for side in sides) / preprocess.size**2
-    return averaged(network, reader, indices, views, lambda x: dense_logits(network, x, window), share, temperature)
+    count = together(Protocol("dense", sides), preprocess)
+    return averaged(network, reader, indices, views, lambda x: dense_logits(network, x, window), count, temperature)
 
 
 def averaged(
@@ -266,20 +312,19 @@ def averaged(
     indices: NDArray[np.int64],
     views: Callable[[Pixels], list[Pixels]],
     answer: Callable[[Tensor], Tensor],
-    share: float,
+    count: int,
     temperature: float,
 ) -> Iterator[Outputs]:
     """The softmax of `answer`, averaged over the views of a picture and their mirror images, in fp32.
 
     answer  normalised pictures (N, C, H, W) of one shape to logits (N, classes)
-    share   pixels of a picture's views, in pictures of size x size
+    count   pictures whose views are made at a time
     temperature  what the logits are divided by
     Views of one shape go through the network together. The network is left in evaluation mode.
     """
     device = next(network.parameters()).device
     area = reader.preprocess.size**2
     network.eval()
-    count = max(1, min(BATCH // 2, int(READ / share)))
     for found, pictures, bad in evaluation_views(reader, indices, count=count, views=views):
         shapes: dict[tuple[int, ...], list[tuple[int, Pixels]]] = defaultdict(list)
         for row, made in enumerate(pictures):

@@ -77,7 +77,9 @@ class Optim:
     weight_decay: float = 1e-4
     decay_all: bool = False  # True decays batch-norm weights and biases too, as the paper does
     batch: int | Auto = "auto"  # pictures per step
-    accumulate: int = 1  # a step's batch is worked off in this many parts
+    accumulate: int = 1  # a step's batch, or each process' share of it, is worked off in this many parts
+    ghost_batch: int = 0  # batch norm's statistics are of groups of so many pictures (arXiv 1705.08741); 0 is off
+    sync_norm: bool = False  # they are of all that the processes see at a time, instead of what each of them does
     clip: float = 0.0  # largest gradient norm; 0 is off
     loss: Literal["cross-entropy", "bce"] = "cross-entropy"  # "bce": each class is a yes or no (arXiv 2110.00476)
     target_threshold: float = 0.0  # for "bce": targets above it, after smoothing and mixing, become 1, the others 0

@@ -68,6 +68,7 @@ LIMITS = {
     "optim.weight_decay": NOT_NEGATIVE,
     "optim.batch": AT_LEAST_ONE,
     "optim.accumulate": AT_LEAST_ONE,
+    "optim.ghost_batch": Limit("0, or 2 and more", lambda value: value == 0 or value >= 2),
     "optim.clip": NOT_NEGATIVE,
     "optim.target_threshold": SHARE_BELOW_ONE,
     "optim.label_smoothing": SHARE_BELOW_ONE,
@@ -314,6 +315,10 @@ def _check_together(recipe: Recipe, where: str) -> None:
     if isinstance(optim.batch, int) and optim.accumulate > optim.batch:
         raise UserError(
             f"optim.accumulate = {optim.accumulate} in {where}: must not be above optim.batch = {optim.batch}"
+        )
+    if optim.ghost_batch and optim.sync_norm:
+        raise UserError(
+            f"optim.ghost_batch = {optim.ghost_batch} in {where}: does not go with optim.sync_norm; leave one out"
         )
     if isinstance(schedule.warmup_steps, int) and 0 < schedule.steps <= schedule.warmup_steps:
         raise UserError(

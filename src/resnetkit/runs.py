@@ -16,7 +16,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from resnetkit.atomic import sync_folder, write_json, write_text
 from resnetkit.data.decode import native_version
 from resnetkit.data.pictures import Data
 from resnetkit.data.split import save_split
+from resnetkit.distributed import ALONE, Ranks
 from resnetkit.errors import UserError
 from resnetkit.recipe import Recipe
 from resnetkit.recipe_file import from_dict, to_dict
@@ -52,6 +53,9 @@ class Environment:
     machine: str
     derived: tuple[str, ...]  # the rules behind the values that the recipe left open
     notes: tuple[str, ...]  # what was met among the pictures, and how they were divided
+    asked: dict[str, Any] = field(default_factory=dict)  # the recipe before what it left open was decided
+    world_size: int = 1
+    ranks: tuple[str, ...] = ()  # of several, the machine of each
 
 
 def this_environment(
@@ -63,6 +67,8 @@ def this_environment(
     derived: tuple[str, ...],
     notes: tuple[str, ...],
     val: str | None = None,
+    asked: Recipe | None = None,
+    ranks: Ranks = ALONE,
 ) -> Environment:
     """The environment of the process that runs now."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({processor()})"
@@ -85,6 +91,9 @@ def this_environment(
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         derived=derived,
         notes=notes,
+        asked=to_dict(asked) if asked else {},
+        world_size=ranks.world,
+        ranks=ranks.names,
     )
 
 
@@ -123,6 +132,28 @@ def new_folder(out: str | Path | None, data: str) -> Path:
     if not os.access(above, os.W_OK):
         raise UserError(f"{above}: cannot be written; choose another --out")
     return folder
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run's last file is there."""
+    return (folder / "report.html").exists()
+
+
+def check_begun(folder: Path, data: str, val: str | None, weights: str | None, recipe: Recipe) -> None:
+    """Raise UserError unless the run in `folder` was begun with these pictures, weights and recipe."""
+    there, new = read_environment(folder), "choose another --out, or go on with it as it is: resnet resume"
+    for what, has, wish in (
+        ("data", there.data, data),
+        ("--val", there.val, val),
+        ("--from", there.weights, weights),
+    ):
+        if has != wish:
+            raise UserError(f"{folder}: was begun with {what} {has}, not {wish}; {new} {folder}")
+    for table, values in to_dict(recipe).items():
+        had = there.asked.get(table, {})
+        for key, wish in values.items() if isinstance(values, dict) else ():
+            if key in had and had[key] != wish:
+                raise UserError(f"{folder}: was begun with {table}.{key}={had[key]}, not {wish}; {new} {folder}")
 
 
 @contextlib.contextmanager
@@ -198,9 +229,8 @@ def read_environment(folder: Path) -> Environment:
     """The environment in which a run was begun."""
     values = read_json(folder / "environment.json")
     try:
-        return Environment(
-            **{"val": None, **values, "derived": tuple(values["derived"]), "notes": tuple(values["notes"])}
-        )
+        lists = ("derived", "notes", *(["ranks"] if "ranks" in values else []))  # a run folder may be older
+        return Environment(**{"val": None, **values, **{name: tuple(values[name]) for name in lists}})
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{folder / 'environment.json'}: of another version of resnetkit, or damaged ({error})"

@@ -6,14 +6,16 @@ import errno
 import io
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, MutableMapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from resnetkit.errors import UserError, nearest
+from resnetkit.errors import Elsewhere, UserError, nearest
+from resnetkit.rendezvous import rank
 from resnetkit.terminal import shown
 
 SYSTEM = {  # what a system may refuse that is not a fault of ours
@@ -95,6 +97,10 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may be any bytes
+    if "RANK" in os.environ:  # torch would tell of a broken connection with a page of addresses, before we do
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    if rank() != 0 and sys.stdout is not None:  # of processes that work together one prints
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd pictures, which the audit reports by name
 
 
@@ -108,9 +114,13 @@ def run(root: click.Command, arguments: Sequence[str] | None) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
     except click.ClickException as error:
-        complain(sentence(error))
+        if rank() == 0:
+            complain(sentence(error))
     except UserError as error:
-        complain(str(error))
+        if rank() == 0 or error.chosen:
+            complain(str(error))
+    except Elsewhere:
+        pass
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:  # the reader has seen enough
@@ -126,6 +136,26 @@ def run(root: click.Command, arguments: Sequence[str] | None) -> int:
             raise
         complain("not enough memory; take fewer pictures at a time (--set optim.batch=N) or a smaller network")
     return WRONG_INPUT
+
+
+def end(root: click.Command, arguments: Sequence[str] | None) -> NoReturn:
+    """`run`, and end this process with the exit code.
+
+    One of several processes that work together ends at once when it fails: torch, when it tidies up, would wait until
+    its timeout for answers that nobody gives any more, and the other processes with it.
+    """
+    together, code = "RANK" in os.environ, 1
+    try:
+        code = run(root, arguments)
+    except Exception:
+        if not together:
+            raise
+        traceback.print_exc()
+    if together and code:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def whole_numbers(option: str, text: str, such_as: str, least: int = 0) -> tuple[int, ...]:

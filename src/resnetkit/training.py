@@ -9,7 +9,8 @@ from __future__ import annotations
 import signal
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,28 +18,20 @@ import torch
 from resnetkit import checkpoint, runs
 from resnetkit.about import MODEL_FILE
 from resnetkit.atomic import write_json
-from resnetkit.data.audit import (
-    Audit,
-    Record,
-    audit_pictures,
-    fingerprint,
-    from_records,
-    require_good,
-    sampled,
-    without_bad,
-)
-from resnetkit.data.joined import with_validation
-from resnetkit.data.loader import Reader, default_threads
-from resnetkit.data.pictures import Data, check_trainable
+from resnetkit.data.audit import Audit, fingerprint
+from resnetkit.data.loader import Reader
+from resnetkit.data.pictures import Data, check_trainable, count
 from resnetkit.data.problems import problems
-from resnetkit.data.source import absolute, open_data
+from resnetkit.data.source import absolute
 from resnetkit.data.split import load_split, split_training
 from resnetkit.data.transforms import Preprocess
+from resnetkit.distributed import ALONE, Ranks, joined
 from resnetkit.errors import UserError
 from resnetkit.evaluation import Result, choose_split, describe_protocol, score
-from resnetkit.events import Evaluating, Event, Finished, Found, Reading, Stopped
+from resnetkit.events import Evaluating, Event, Finished, Found, Stopped
+from resnetkit.looking import look_at, open_both
 from resnetkit.loop import Loop, State, determinism
-from resnetkit.recipe import Recipe
+from resnetkit.recipe import Optim, Recipe
 from resnetkit.recipe_file import from_dict, to_dict
 from resnetkit.report import write_report
 from resnetkit.resolve import Resolved, resolve
@@ -47,6 +40,22 @@ from resnetkit.starting import assumed_line, fill, opening_lines, starting_weigh
 from resnetkit.trackers import check_trackers
 from resnetkit.tracking import keep, tracked
 from resnetkit.weights import ModelFile, read_architecture, save_model
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What `train` was asked for."""
+
+    data: str | Path
+    val: str | Path | None
+    recipe: Recipe
+    weights: str | None
+    track: tuple[str, ...]
+
+    @property
+    def places(self) -> tuple[str, str | None]:
+        """Where the pictures are, and those to check with, from wherever one asks."""
+        return absolute(self.data), absolute(self.val) if self.val is not None else None
 
 
 def train(
@@ -92,48 +101,83 @@ def training(
     out: str | Path | None = None,
     track: Sequence[str] = (),
 ) -> Iterator[Event]:
-    """`train` as a stream of events."""
+    """`train` as a stream of events.
+
+    Under torchrun, which starts the same command again after a failure, a run that lies in `out` and is not finished is
+    gone on with, if it was begun with the same recipe and pictures.
+    """
     recipe = recipe or shipped("finetune" if weights else "small")
     recipe = from_dict(to_dict(recipe), where="the recipe")
     check_trackers(track)
-    folder = runs.new_folder(out, str(data))
-    given = starting_weights(weights, recipe) if weights else None
-    found = open_both(data, val)
-    check_trainable(found)
-    whole, audit = yield from look_at(found, recipe)
-    check_trainable(whole)
-    split = split_training(whole, recipe.data.val, recipe.run.seed, audit.digest)
-    resolved = resolve(recipe, split, audit, given)
-    environment = runs.this_environment(
-        absolute(data),
-        fingerprint(whole, audit),
-        str(weights) if weights else None,
-        torch.device(str(resolved.recipe.run.device)),
-        derived=(*resolved.rules, *assumed_line(given)),
-        notes=split.notes,
-        val=absolute(val) if val is not None else None,
-    )
-    with determinism(resolved.recipe):
-        loop = make_loop(folder, resolved, split, audit)
-        if given is not None:
-            fill(loop.state, given, same_head=given.classes == split.classes)
-        with runs.creating(folder) as part:
-            divided = set(split.splits) != set(found.splits)
-            runs.write_beginning(part, resolved.recipe, environment, split, divided=divided)
-            keep(part, track)
-            loop.begin(part)
-        yield Found(tuple(opening_lines(split, audit, resolved, environment, loop.state.network)))
-        with runs.locked(folder):
-            yield from tracked(run_to_end(loop, audit), folder, loop.recipe, loop.state.step)
+    with joined() as ranks:
+        wish = Wish(data, val, recipe, str(weights) if weights else None, tuple(track))
+        folder, begun = ranks.agreed(lambda: find_folder(ranks, out, wish))
+        yield from going_on(folder, ranks) if begun else beginning(folder, wish, ranks)
 
 
 def resuming(run: str | Path) -> Iterator[Event]:
     """`resume` as a stream of events."""
-    folder = Path(run)
+    with joined() as ranks:
+        yield from going_on(Path(run), ranks)
+
+
+def find_folder(ranks: Ranks, out: str | Path | None, wish: Wish) -> tuple[Path, bool]:
+    """The run folder, and whether there is a run in it to go on with. Raises UserError."""
+    if ranks is ALONE:
+        return runs.new_folder(out, str(wish.data)), False
+    if out is None:
+        raise UserError("--out: say where the run goes; torchrun may start this command again, which must then find it")
+    folder = Path(out)
+    if not (folder / "recipe.json").exists() or (runs.is_finished(folder) and not ranks.restarted):
+        return runs.new_folder(out, str(wish.data)), False
+    runs.check_begun(folder, *wish.places, wish.weights, wish.recipe)
+    return folder, True
+
+
+def beginning(folder: Path, wish: Wish, ranks: Ranks) -> Generator[Event, None, None]:
+    """A new run, from the pictures to its end."""
+    recipe = wish.recipe
+    given = starting_weights(wish.weights, recipe) if wish.weights else None
+    found = open_both(wish.data, wish.val)
+    check_trainable(found)
+    whole, audit = yield from look_at(found, recipe, ranks)
+    check_trainable(whole)
+    split = split_training(whole, recipe.data.val, recipe.run.seed, audit.digest)
+    resolved = ranks.agreed(lambda: resolve(recipe, split, audit, given))
+    data, val = wish.places
+    environment = runs.this_environment(
+        data,
+        fingerprint(whole, audit),
+        wish.weights,
+        torch.device(str(resolved.recipe.run.device)),
+        derived=(*resolved.rules, *assumed_line(given)),
+        notes=split.notes,
+        val=val,
+        asked=recipe,
+        ranks=ranks,
+    )
+    with determinism(resolved.recipe):
+        loop = make_loop(folder, resolved, split, audit, ranks)
+        if given is not None:
+            fill(loop.state, given, same_head=given.classes == split.classes)
+        if ranks.first:
+            with runs.creating(folder) as part:
+                divided = set(split.splits) != set(found.splits)
+                runs.write_beginning(part, resolved.recipe, environment, split, divided=divided)
+                keep(part, wish.track)
+                loop.begin(part)
+        yield Found(tuple(opening_lines(split, audit, resolved, environment, loop.state.network)))
+        with runs.locked(folder) if ranks.first else nullcontext():
+            yield from told(loop, audit)
+
+
+def going_on(folder: Path, ranks: Ranks) -> Generator[Event, None, None]:
+    """A run from its last checkpoint to its end."""
     recipe, environment = runs.read_recipe(folder), runs.read_environment(folder)
-    with runs.locked(folder):
-        runs.sweep(folder)
-        whole, audit = yield from look_at(open_both(environment.data, environment.val), recipe)
+    with runs.locked(folder) if ranks.first else nullcontext():
+        if ranks.first:
+            runs.sweep(folder)
+        whole, audit = yield from look_at(open_both(environment.data, environment.val), recipe, ranks)
         if fingerprint(whole, audit) != environment.fingerprint:
             raise UserError(
                 f"{environment.data}: the pictures are not those that {folder} was begun with; bring those back, "
@@ -141,57 +185,56 @@ def resuming(run: str | Path) -> Iterator[Event]:
             )
         table = folder / "split.csv"
         split = replace(load_split(whole, table) if table.exists() else whole, notes=environment.notes)
-        tensors, meta, notes = checkpoint.load_latest(folder)
+        tensors, meta, notes = ranks.agreed(lambda: checkpoint.load_latest(folder))
         torch.set_num_threads(environment.torch_threads)  # another number would sum floats in another order
         preprocess = Preprocess.from_dict(meta["preprocess"])
         resolved = Resolved(recipe, read_architecture(meta["architecture"]), preprocess, environment.derived)
         with determinism(recipe):
-            loop = make_loop(folder, resolved, split, audit)
+            loop = make_loop(folder, resolved, split, audit, ranks)
             loop.restore(tensors, meta)
             changed = runs.decoder_changed(environment)
             yield Found((*notes, *changed, f"resuming {folder} at step {loop.state.step:,} of {loop.steps:,}"))
-            yield from tracked(run_to_end(loop, audit), folder, loop.recipe, loop.state.step)
+            yield from told(loop, audit)
 
 
-def open_both(data: str | Path, val: str | Path | None) -> Data:
-    """The pictures to learn from, and those to check with where they come from another place."""
-    return open_data(data) if val is None else with_validation(open_data(data), open_data(val))
+def make_loop(folder: Path, resolved: Resolved, data: Data, audit: Audit, ranks: Ranks = ALONE) -> Loop:
+    """The loop at its first step, with the decoded pictures kept in memory when all of them fit.
 
-
-def look_at(data: Data, recipe: Recipe) -> Generator[Reading, None, tuple[Data, Audit]]:
-    """Read every picture once, unless an index knows them or there are too many. Returns the data without bad pictures,
-    or raises UserError that names them."""
-    known = from_records(data)
-    if known is not None:
-        return data, known
-    chosen = sampled(data)
-    total = len(data.used() if chosen is None else chosen)
-
-    def counted(records: Iterator[Record]) -> Generator[Reading, None, list[Record]]:
-        seen = []
-        for record in records:
-            seen.append(record)
-            if len(seen) % 500 == 0 or len(seen) == total:
-                yield Reading(len(seen), total)
-        return seen
-
-    channels = recipe.data.channels if isinstance(recipe.data.channels, int) else 3
-    records = audit_pictures(data, indices=chosen, exif=recipe.data.exif, channels=channels, threads=default_threads())
-    audit = replace(Audit.collect(len(data), (yield from counted(records))), whole=chosen is None)
-    if recipe.data.bad == "stop":
-        require_good(data, audit)
-    return without_bad(data, audit), audit
-
-
-def make_loop(folder: Path, resolved: Resolved, data: Data, audit: Audit) -> Loop:
-    """The loop at its first step, with the decoded pictures kept in memory when all of them fit."""
+    The ranks of one machine share its threads and its memory. Raises UserError where they cannot share the batch.
+    """
+    check_shares(resolved.recipe.optim, ranks.world)
     run, preprocess = resolved.recipe.run, resolved.preprocess
+    if run.device == "cuda" and ranks.local >= torch.cuda.device_count():
+        has = count(torch.cuda.device_count(), "GPU", "GPUs")
+        raise UserError(f"rank {ranks.rank}: there is no GPU for it, as this machine has {has}; give each rank its own")
     used = data.used() if audit.whole else audit.indices
     seen = int((audit.width[used].astype("int64") * audit.height[used]).sum())
     pixels = seen * len(data.used()) // max(1, len(used))
-    keep = pixels * preprocess.channels <= run.cache_mb * 2**20
-    reader = Reader(data, preprocess, threads=int(run.threads), keep=keep)
-    return Loop(folder, resolved, data, reader, State(resolved))
+    keep = pixels * preprocess.channels * ranks.here <= run.cache_mb * 2**20
+    reader = Reader(data, preprocess, threads=max(1, int(run.threads) // ranks.here), keep=keep)
+    return Loop(folder, resolved, data, reader, State(resolved), ranks)
+
+
+def check_shares(optim: Optim, world: int) -> None:
+    """Raise UserError where a batch cannot be divided among so many ranks, or a rank's part into ghost batches."""
+    batch = int(optim.batch)
+    if batch % world:
+        fits = [size for size in (batch // world * world, (batch // world + 1) * world) if size]
+        raise UserError(
+            f"optim.batch={batch}: {world} processes cannot share it evenly; take {' or '.join(map(str, fits))}, or "
+            "another number of processes"
+        )
+    if optim.ghost_batch and batch % (world * optim.accumulate * optim.ghost_batch):
+        raise UserError(
+            f"optim.ghost_batch={optim.ghost_batch}: does not divide what is seen at a time, optim.batch={batch} over "
+            f"{world} processes and optim.accumulate={optim.accumulate}; take one that does"
+        )
+
+
+def told(loop: Loop, audit: Audit) -> Iterator[Event]:
+    """`run_to_end`, which rank 0 alone tells to the trackers."""
+    events = run_to_end(loop, audit)
+    return tracked(events, loop.folder, loop.recipe, loop.state.step) if loop.ranks.first else events
 
 
 def run_to_end(loop: Loop, audit: Audit) -> Iterator[Event]:
@@ -199,15 +242,23 @@ def run_to_end(loop: Loop, audit: Audit) -> Iterator[Event]:
     yield from loop.run()
     if loop.saved_step < loop.steps:
         loop.save()
+    loop.writer.wait()
+    loop.writer.check()
     data, state, preprocess = loop.data, loop.state, loop.resolved.preprocess
     split = choose_split(data, None)
     yield Evaluating(split, len(data.splits[split]))
     protocol = describe_protocol(data, split, preprocess)
     try:
-        result = score(state.evaluated, loop.reader, data.splits[split], protocol=protocol)
+        result = score(state.evaluated, loop.reader, data.splits[split], protocol=protocol, ranks=loop.ranks)
     except KeyboardInterrupt:
         raise Stopped(signal.SIGINT, loop.folder, state.step) from None
-    environment = runs.read_environment(loop.folder)
+    report = loop.ranks.agreed(lambda: write_end(loop, audit, split, result))
+    yield Finished(loop.folder, result, report)
+
+
+def write_end(loop: Loop, audit: Audit, split: str, result: Result) -> Path:
+    """Write model, result and report; returns the report's path."""
+    data, environment = loop.data, runs.read_environment(loop.folder)
     metrics = {name: value for name, value in result.to_dict().items() if name not in ("mistakes", "confusion")}
     provenance = {
         "recipe": to_dict(loop.recipe),
@@ -216,11 +267,10 @@ def run_to_end(loop: Loop, audit: Audit) -> Iterator[Event]:
         "device": environment.device,
         "weights": environment.weights,
     }
-    model = ModelFile(state.evaluated, data.classes, preprocess, metrics, provenance)
+    model = ModelFile(loop.state.evaluated, data.classes, loop.resolved.preprocess, metrics, provenance)
     with runs.resumable(loop.folder):
         save_model(model, loop.folder / MODEL_FILE)
-        report = finish(loop.folder, data, audit, split, result)
-    yield Finished(loop.folder, result, report)
+        return finish(loop.folder, data, audit, split, result)
 
 
 def finish(folder: Path, data: Data, audit: Audit, split: str, result: Result) -> Path:

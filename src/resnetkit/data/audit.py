@@ -21,6 +21,7 @@ from resnetkit.errors import BadPicture, UserError
 MOST = 2_000_000  # pictures that are all looked at; ILSVRC-2012 has 1.3 million
 LOOKED_AT = 10_000  # of more, or where they lie far away
 CHUNK = 16  # pictures per task: handing one over costs as much as reading a small picture
+LIMIT_BYTES = 4e9  # of more than so many, only the headers are decoded
 SAMPLE = 2000  # pictures that the channel statistics are taken from
 
 SUFFIXES = {
@@ -102,7 +103,7 @@ def audit(
     exif: bool = True,
     channels: int = 3,
     threads: int,
-    limit_bytes: float = 4e9,
+    limit_bytes: float = LIMIT_BYTES,
 ) -> Audit:
     """Read every picture of `indices` (None: all that are in a split) once; see `audit_pictures`."""
     records = audit_pictures(
@@ -139,7 +140,7 @@ def audit_pictures(
     exif: bool = True,
     channels: int = 3,
     threads: int,
-    limit_bytes: float = 4e9,
+    limit_bytes: float = LIMIT_BYTES,
 ) -> Iterator[Record]:
     """A record for each picture, in order, as they come: whoever iterates may show progress.
 

@@ -187,9 +187,19 @@ class Reader:
 
 
 def training_batches(
-    reader: Reader, indices: Indices, augment: Augment, *, seed: int, epoch: int, batch: int, start: int = 0
+    reader: Reader,
+    indices: Indices,
+    augment: Augment,
+    *,
+    seed: int,
+    epoch: int,
+    batch: int,
+    start: int = 0,
+    share: tuple[int, int] | None = None,
 ) -> Generator[Batch, None, None]:
-    """The epoch's batches from number `start` on, all of exactly `batch` pictures.
+    """The epoch's batches from number `start` on, all of exactly `batch` pictures, or of each its part `share`.
+
+    share    begin and end within a batch, for a process that works on it together with others
 
     The remainder of an epoch (fewer than `batch` pictures, other ones each epoch) is left out.
     Raises UserError naming the pictures of a batch that cannot be read.
@@ -206,8 +216,9 @@ def training_batches(
                 bad[index] = str(error)
         return bad
 
+    begin, end = share or (0, batch)
     starts = range(start * batch, len(indices) - batch + 1, batch)
-    for made in run_ahead(reader, permuted, make, [(first, batch) for first in starts]):
+    for made in run_ahead(reader, permuted, make, [(first + begin, end - begin) for first in starts]):
         if made.bad:
             raise UserError(name_bad(reader.data, made.bad))
         yield made
