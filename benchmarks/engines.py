@@ -8,7 +8,7 @@ are made within a round; the figure is their median, with the lowest and the hig
 
 auto         what `resnet predict` would run: the winner of its own short race, made before anything here is timed
 int8         the same in int8: 7-bit weights, every layer, the faster of ONNX Runtime and OpenVINO by the same race
-the others   `peers.py`; they get their input normalised, auto and int8 get uint8 pictures and normalise them
+the others   `peers.py`; they get their input normalised, which is timed apart; auto and int8 get uint8 pictures
 
 The limit of a network is the time that its multiply-adds would take in a matrix product, measured in every round.
 """
@@ -96,23 +96,26 @@ class Lanes:
                     worker = self.workers[f"{lane} {engine}"] = Worker(self.threads)
                     worker.load(engine, path, prepared(source, engine, place), self.threads, 120)
 
-    def turn(self, lane: str, batch: int, times: int) -> float:
-        """Median seconds of some runs; before short ones, one that does not count wakes the threads."""
+    def turn(self, lane: str, batch: int, times: int) -> tuple[float, float]:
+        """Median seconds of some runs, and of normalising; before short ones, one that does not count wakes the
+        threads."""
         worker = self.workers[self.ours.get((lane, batch), lane)]
-        seconds = worker.ask({"run": batch, "times": times + (times > 1)})["seconds"]
-        return statistics.median(seconds[-times:])
+        answer = worker.ask({"run": batch, "times": times + (times > 1)})
+        apart = answer.get("normalising", [0.0])
+        return statistics.median(answer["seconds"][-times:]), statistics.median(apart[-times:])
 
     def rounds(self, batch: int) -> list[dict[str, float]]:
-        """Seconds of a batch of each lane, and GFLOP/s of a matrix product, round by round."""
+        """Seconds of a batch of each lane, of normalising one, and GFLOP/s of a matrix product, round by round."""
         names = ["auto", "int8", *(peer for peer in self.workers if not peer.startswith(("auto ", "int8 ")))]
-        times = {name: max(1, int(TURN / self.turn(name, batch, 2))) for name in names}
+        times = {name: max(1, int(TURN / self.turn(name, batch, 2)[0])) for name in names}
         rows = []
         for number in range(ROUNDS):
-            row = {"sgemm": sgemm_gflops()}
+            row, normalising = {"sgemm": sgemm_gflops()}, []
             for name in names[number % len(names) :] + names[: number % len(names)]:
-                row[name] = self.turn(name, batch, times[name])
+                row[name], apart = self.turn(name, batch, times[name])
+                normalising += [apart] if apart else []
                 time.sleep(REST)
-            rows.append(row)
+            rows.append(row | {"normalising": statistics.median(normalising)})
         return rows
 
     def close(self) -> None:
@@ -133,7 +136,7 @@ def int8_file(path: Path) -> Path:
 
 def summary(name: str, batch: int, lanes: Lanes, rows: list[dict[str, float]]) -> dict[str, Any]:
     """The figures of one network and batch size."""
-    peers = [lane for lane in rows[0] if lane not in ("auto", "int8", "sgemm")]
+    peers = [lane for lane in rows[0] if lane not in ("auto", "int8", "sgemm", "normalising")]
     plain = min(peers, key=lambda peer: statistics.median(row[peer] for row in rows))
     operations = 2 * count(architecture(name), 224).multiply_adds * batch
     return {
@@ -144,9 +147,10 @@ def summary(name: str, batch: int, lanes: Lanes, rows: list[dict[str, float]]) -
         "why": {lane: lanes.notes[f"{lane} {batch}"] for lane in ("auto", "int8")},
         "best_plain": plain,
         "images_per_second": {
-            lane: batch / statistics.median(row[lane] for row in rows) for lane in rows[0] if lane != "sgemm"
+            lane: batch / statistics.median(row[lane] for row in rows) for lane in ("auto", "int8", *peers)
         },
         "auto_to": {peer: spread([row[peer] / row["auto"] for row in rows]) for peer in peers},
+        "auto_to_best_from_uint8": spread([(row[plain] + row["normalising"]) / row["auto"] for row in rows]),
         "int8_to": {peer: spread([row[peer] / row["int8"] for row in rows]) for peer in ("auto", "timm eager")},
         "share_of_sgemm": {
             lane: statistics.median(operations / row[lane] / row["sgemm"] / 1e9 for row in rows)

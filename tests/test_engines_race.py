@@ -77,6 +77,13 @@ def test_the_fastest_when_nothing_disturbs_wins() -> None:
     assert fastest([lane("torch", 2), lane("onnx")], 8) == "torch"
 
 
+@pytest.mark.usefixtures("log")
+def test_the_later_turns_are_of_those_that_may_still_win() -> None:
+    torch, onnx, mnn = lanes_of("2.0", "1.0", "1.1", seconds=0.4)
+    assert len(onnx.seconds[8]) == len(mnn.seconds[8])
+    assert 3 <= len(torch.seconds[8]) < len(onnx.seconds[8])
+
+
 def test_of_engines_that_no_race_tells_apart_the_smallest_wins() -> None:
     mnn, onnx, slow = (replace(lane(name, seconds), peaks={8: peak}) for name, seconds, peak in RACE)
     assert fastest([mnn, onnx, slow], 8) == "onnx"

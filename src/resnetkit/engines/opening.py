@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # what times engines is needed once for a model
 
 # Loaded only after the file was found whole: MNN ends the process at many a damaged one.
 CAREFUL = ("torch", "mnn")
-SECONDS = 8.0  # that the engines are timed for, once they are loaded
+SECONDS = 12.0  # that the engines are timed for, once they are loaded
 Say = Callable[[str], None] | None
 
 

@@ -24,6 +24,7 @@ from resnetkit.errors import UserError
 
 TIE = 0.02  # share of the best rate
 QUIET = 0.25  # of the runs are taken to be those that nothing disturbed
+CLOSE = 0.2  # behind the best, so far, and an engine may still win
 START_SECONDS = 120.0  # that an engine may take to load
 SAMPLES = 4  # pictures whose answers are compared
 TURN, RUNS = 0.25, 50  # a turn is so many seconds long, of so many runs at most, and of one at least
@@ -209,9 +210,13 @@ def compare(runners: Sequence[Runner]) -> None:
 
 
 def take_turns(runners: Sequence[Runner], batch: int, seconds: float, rounds: int, say: Say) -> None:
-    """As many rounds as fit into `seconds`, each engine in its turn, after a run of each that does not count."""
+    """As many rounds as fit into `seconds`, each engine in its turn, after a run of each that does not count.
+
+    After half the time only those go on that may still win, so that what decides has the most runs.
+    """
     end, longest = time.monotonic() + seconds, 0.0
     last: dict[str, float] = {}
+    close: list[Runner] = []
     for runner in runners:
         if warm := runner.run(batch, 1):
             last[runner.name] = warm[0]
@@ -221,8 +226,16 @@ def take_turns(runners: Sequence[Runner], batch: int, seconds: float, rounds: in
             return
         shift = number % len(runners)
         for runner in [*runners[shift:], *runners[:shift]]:
-            if runner.worker is not None:
+            if runner.worker is not None and (number < rounds or begin < end - seconds / 2 or runner in close):
                 say(f"batches of {batch}, round {number + 1}: {runner.name}")
                 time.sleep(REST)
                 last[runner.name] = runner.turn(batch, last[runner.name])
         longest = max(longest, time.monotonic() - begin)
+        close = contenders(runners, batch)
+
+
+def contenders(runners: Sequence[Runner], batch: int) -> list[Runner]:
+    """Those whose best runs are not far behind the best of all."""
+    rates = [(runner.lane().best(batch), runner) for runner in runners if runner.seconds.get(batch)]
+    best = max((rate for rate, _ in rates), default=0.0)
+    return [runner for rate, runner in rates if rate >= best * (1 - CLOSE)]
