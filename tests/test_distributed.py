@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from resnetkit.recipe import Augment, Optim
 from resnetkit.recipe_file import with_settings
 from resnetkit.rendezvous import patience, torchrun
 from resnetkit.shipped import shipped
-from resnetkit.training import check_shares, find_folder
+from resnetkit.training import Wish, check_shares, find_folder
 
 SETTINGS = (  # not run.deterministic, which takes torch two seconds to switch on and changes nothing on a CPU
     *("model.arch=resnet8-cifar", "data.size=12", "optim.batch=8", "optim.lr=0.05", "run.precision=fp32"),
@@ -370,19 +370,17 @@ def test_ranks_that_do_not_meet(
 
 def test_a_run_of_another_recipe_is_not_gone_on_with(undisturbed: Path, pictures: Path, tmp_path: Path) -> None:
     """What torchrun starts again goes on; a finished run, other pictures or another recipe are refused."""
-    recipe = with_settings(shipped("small"), [*SETTINGS, *EVERYTHING])
-    ranks = Ranks()
-    refused: list[tuple[Callable[[], object], str]] = [
-        (lambda: find_folder(ranks, None, pictures, None, recipe), "--out: say where the run goes"),
-        (lambda: find_folder(ranks, undisturbed, pictures, None, recipe), "exists already"),
-    ]
-    for call, message in refused:
+    recipe, ranks = with_settings(shipped("small"), [*SETTINGS, *EVERYTHING]), Ranks()
+    wish = Wish(pictures, None, recipe, None, ())
+    for out, message in ((None, "--out: say where the run goes"), (undisturbed, "exists already")):
         with pytest.raises(UserError, match=message):
-            call()
+            find_folder(ranks, out, wish)
     ranks.restarted = True
-    assert find_folder(ranks, undisturbed, pictures, None, recipe) == (undisturbed, True)
-    other = with_settings(recipe, ["optim.lr=0.1"])
-    with pytest.raises(UserError, match=r"was begun with optim.lr=0.05, not 0.1"):
-        find_folder(ranks, undisturbed, pictures, None, other)
-    with pytest.raises(UserError, match=r"was begun with data "):
-        find_folder(ranks, undisturbed, tmp_path, None, recipe)
+    assert find_folder(ranks, undisturbed, wish) == (undisturbed, True)
+    for other, message in (
+        (replace(wish, recipe=with_settings(recipe, ["optim.lr=0.1"])), "was begun with optim.lr=0.05, not 0.1"),
+        (replace(wish, data=tmp_path), "was begun with data "),
+        (replace(wish, val=tmp_path), "was begun with --val None, not "),
+    ):
+        with pytest.raises(UserError, match=message):
+            find_folder(ranks, undisturbed, other)

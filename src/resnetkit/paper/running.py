@@ -15,8 +15,10 @@ from resnetkit.data.pictures import Data
 from resnetkit.data.source import open_data
 from resnetkit.data.split import load_split, split_training
 from resnetkit.data.transforms import Preprocess
+from resnetkit.distributed import ALONE
 from resnetkit.errors import Diverged, UserError
 from resnetkit.events import Event
+from resnetkit.looking import look_at
 from resnetkit.loop import fresh
 from resnetkit.model import architecture
 from resnetkit.paper import records
@@ -25,7 +27,7 @@ from resnetkit.paper.records import Record, make_record
 from resnetkit.paper.signals import signals
 from resnetkit.paper.studies import SCALES, Budget, Run, Study, study_runs
 from resnetkit.runs import read_json
-from resnetkit.training import look_at, resuming, training
+from resnetkit.training import resuming, training
 
 DIVERGED = "diverged.json"  # in the folder of a run whose loss was no longer a number: no need to train it again
 
@@ -60,7 +62,7 @@ def run_study(
     """
     runs = study_runs(study, budget, seeds)
     found = open_data(data)
-    whole, audit = yield from look_at(found, runs[0].recipe)
+    whole, audit = yield from look_at(found, runs[0].recipe, ALONE)
     check_pictures(study, budget, whole, audit)
     mark = fingerprint(whole, audit)
     for run in runs:  # before an hour is spent
