@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from common import spread, write
 from kill9 import losses, tensors
@@ -117,21 +118,32 @@ def kills(folder: str, scratch: Path, wanted: int) -> dict[str, Any]:
 
 
 def curves(folder: str, scratch: Path) -> dict[str, Any]:
-    """The part `curves`."""
+    """The part `curves`. `control` is one process that adds up in another order, so what floats alone do."""
     words = ["train", folder, "--recipe", "digits", "--epochs", "10", "--set", "optim.ghost_batch=32"]
-    for world in (0, 2):
-        run(world, *words, "--out", str(scratch / f"world-{world}"))
-    one, two = (np.array([row[1] for row in read_steps(scratch / f"world-{world}")]) for world in (0, 2))
-    relative = np.abs(one - two) / one
-    scores = [json.loads((scratch / f"world-{world}" / "result.json").read_text())["result"] for world in (0, 2)]
-    return {
+    cases = {"one": (0, []), "two": (2, []), "control": (0, ["--set", "optim.accumulate=2"])}
+    for name, (world, more) in cases.items():
+        run(world, *words, *more, "--out", str(scratch / name))
+    losses = {name: np.array([row[1] for row in read_steps(scratch / name)]) for name in cases}
+    scores = {name: json.loads((scratch / name / "result.json").read_text())["result"] for name in cases}
+    about = {
         "what": "loss of every step, one process against two at the same global batch of 64 with ghost batches of 32",
-        "steps": len(one),
-        "largest_relative_difference": {str(n): float(relative[:n].max()) for n in (1, 10, 50, len(one))},
+        "steps": len(losses["one"]),
+        "correct": {name: score["correct"] for name, score in scores.items()},
+        "n": scores["one"]["n"],
+    }
+    return {
+        **about,
+        **apart(losses["one"], losses["two"]),
+        "control": {"what": "one process, the batch in two parts", **apart(losses["one"], losses["control"])},
+    }
+
+
+def apart(one: NDArray[np.float64], other: NDArray[np.float64]) -> dict[str, Any]:
+    """How far two curves of a loss are from each other."""
+    relative = np.abs(one - other) / one
+    return {
+        "largest_relative_difference": {str(n): float(relative[:n].max()) for n in (1, 3, 10, 50, len(one))},
         "mean_relative_difference": float(relative.mean()),
-        "largest_difference_of_the_loss": float(np.abs(one - two).max()),
-        "correct": [score["correct"] for score in scores],
-        "n": scores[0]["n"],
     }
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import scale_figures
 import speed_figures
 
 from resnetkit.paper import records
@@ -30,7 +31,7 @@ from resnetkit.shipped import shipped
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
-MARKDOWN = ("README.md", "docs/recipes.md", "docs/paper.md", "docs/speed.md", "docs/weights.md")
+MARKDOWN = ("README.md", "docs/recipes.md", "docs/paper.md", "docs/scale.md", "docs/speed.md", "docs/weights.md")
 RECIPES = "src/resnetkit/shipped.py"
 
 
@@ -218,7 +219,7 @@ def keys() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {"accuracy": accuracy, "published": published, "speed": speed, "keys": keys}
 TABLES |= {"parity": parity, "transfer": transfer}
-TABLES |= speed_figures.TABLES
+TABLES |= speed_figures.TABLES | scale_figures.TABLES
 TABLES |= {"paper": paper, "states": states, "degradation": degradation}
 
 

@@ -53,8 +53,9 @@ def test_train_asks_for_what_its_options_say(
     assert resnet("train", "photos", "--from", "w.safetensors", "--out", "r")[0] == 0
     options = ["--model", "resnet50", "--epochs", "3", "--set", "optim.lr=0.5", "--set", "run.seed=7"]
     assert resnet("train", "photos", "--recipe", str(file), *options)[0] == 0
-    assert calls[0] == ("photos", {"val": None, "recipe": shipped("small"), "weights": None, "out": None})
-    assert calls[1] == ("photos", {"val": None, "recipe": shipped("finetune"), "weights": "w.safetensors", "out": "r"})
+    nothing = {"val": None, "weights": None, "out": None, "track": ()}
+    assert calls[0] == ("photos", {**nothing, "recipe": shipped("small")})
+    assert calls[1] == ("photos", {**nothing, "recipe": shipped("finetune"), "weights": "w.safetensors", "out": "r"})
     asked = calls[2][1]["recipe"]
     assert (asked.name, asked.model.arch, asked.optim.lr, asked.run.seed) == ("cifar-paper", "resnet50", 0.5, 7)
     assert (asked.schedule.epochs, asked.schedule.steps) == (3, 0), "--epochs goes before the recipe's length in steps"

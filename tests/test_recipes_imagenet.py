@@ -56,6 +56,8 @@ def tiny(name: str, *settings: str) -> Recipe:
     own = [f"augment.sizes={json.dumps(SIZES[name])}"] if name in SIZES else []
     if name == "imagenet-paper":
         own = ["augment.sides=32,48"]
+    if name == "imagenet-goyal":
+        own = ["optim.ghost_batch=3"]
     return with_settings(shipped(name), [*TINY, *own, *settings])
 
 

@@ -291,7 +291,7 @@ class Contents:
 def fill(out: Pixels, name: str, preprocess: Preprocess, contents: Contents | None = None) -> str | None:
     """Read a picture into `out`, or say why that cannot be. Raises UserError where a store is gone or refuses."""
     try:
-        out[:] = preprocess.fit(preprocess.load((contents or Contents())(name)))
+        out[:] = preprocess.fit(preprocess.open((contents or Contents())(name)))
     except NotThere:
         return "cannot be opened: No such object"
     except BadPicture as error:
