@@ -34,9 +34,9 @@ from numpy.typing import NDArray
 
 from common import spread, write
 from kill9 import losses, tensors
-from resnetkit.data.loader import DRAWS, Reader, draws, order, training_batches
+from resnetkit.data.loader import Reader, draws, order, training_batches
 from resnetkit.data.source import open_data
-from resnetkit.data.transforms import Preprocess, augmented
+from resnetkit.data.transforms import DRAWS, Preprocess, augmented
 from resnetkit.recipe import Augment
 from resnetkit.runs import read_steps
 
@@ -211,7 +211,7 @@ def loader(pictures: str) -> dict[str, Any]:
         assert table.shape[1] == DRAWS
         begin = time.perf_counter()
         for place, index in enumerate(permuted[: batches * 256].tolist()):
-            augmented(reader(index), preprocess, augment, table[place])
+            augmented(reader.open(index), preprocess, augment, table[place])
         return time.perf_counter() - begin
 
     ours(0), bare(0)

@@ -39,19 +39,14 @@ def scaling() -> str:
 def ranks() -> str:
     """Table: what was measured of processes that train and score together."""
     found = result("ranks")
-    kills, curves, control = found["kills"], found["curves"], found["curves"]["control"]
-    scores, overhead = found["scores"], found["overhead"]["against_alone"]
-    counts = ", ".join(f"{n:,}" for n in scores["correct"].values())
+    kills, curves, overhead = found["kills"], found["curves"], found["overhead"]["against_alone"]
     rows = [
         "| what | found |",
         "|---|---|",
         f"| one of two ranks killed {kills['kills']} times, started again by torchrun | "
         f"{'the same bytes' if all(kills['same'].values()) else 'other bytes'} in {len(kills['same'])} comparisons |",
-        f"| the same pictures scored alone and by 1, 2 and 3 ranks, right answers | {counts} |",
         f"| loss of the first 10 steps, two ranks against one process, largest relative difference | "
         f"{curves['largest_relative_difference']['10']:.1g} |",
-        f"| the same, one process against itself with the sums in another order | "
-        f"{control['largest_relative_difference']['10']:.1g} |",
     ]
     rows += [f"| images/s, {name}, against one process alone | {times(ratio)} |" for name, ratio in overhead.items()]
     rows.append(
@@ -62,7 +57,7 @@ def ranks() -> str:
 
 def pieces() -> str:
     """Table: what was measured of shards and of scoring over a cluster."""
-    shards, start, ray, flat = result("sharding"), result("epochstart"), result("ray"), result("flat")
+    shards, start = result("sharding"), result("epochstart")
     rates = ", ".join(f"{shards['mb_per_second'][name]:.0f}" for name in ("shard", "disk", "checksum"))
     return "\n".join(
         [
@@ -73,9 +68,6 @@ def pieces() -> str:
             f"| index of {start['pictures']:,} pictures in {start['shards']:,} shards | "
             f"{start['resident_mb']['median']:.0f} MB, opened in {start['open_seconds']['median']:.1f} s |",
             f"| order of an epoch of them | {start['order_near_seconds']['median']:.2f} s |",
-            f"| `resnet predict --ray` against `resnet predict`, steady | {times(ray['ray_to_plain']['steady'])} |",
-            f"| memory after {flat['epochs']} epochs of {flat['pictures']:,} small pictures, over that after 2 | "
-            f"{flat['ratio']:.3f} |",
         ]
     )
 

@@ -27,6 +27,7 @@ ENDINGS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "TIFF": "t
 # Of a ustar header (POSIX.1-1988), what is the same for all members; 0o644, root by number and by no name, in 1970.
 MODE_AND_OWNER, TIME = b"0000644\0" + b"0000000\0" * 2, b"00000000000\0"
 REST = b"0" + bytes(100) + b"ustar\00" + b"00" + bytes(247)
+SYNCED = 16 << 20  # bytes after which the disk is waited for, so that it works while other threads compute
 QUALITY = 90  # of JPEGs that are made anew
 
 
@@ -78,7 +79,7 @@ def write_shard(
     half-written stays.
     """
     part = path.with_name(f".{path.name}.part")
-    total, at = hashlib.sha256(), 0
+    total, at, synced = hashlib.sha256(), 0, 0
     rows: list[Row] = []
     keys: set[str] = set()
     bad: dict[int, str] = {}
@@ -99,6 +100,9 @@ def write_shard(
                     total.update(piece)
                     file.write(piece)
                     at += len(piece)
+                if at - synced >= SYNCED:
+                    os.fdatasync(file.fileno())
+                    synced = at
             if bad and not skip:
                 raise UserError(name_bad(data, bad, skip="leave them out with --bad skip"))
             total.update(end)
