@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Check:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     seconds: float
+    val: str | None = None
     model: str | None = None
 
     @property
@@ -41,6 +42,7 @@ class Check:
         splits = {name: len(indices) for name, indices in self.data.splits.items()}
         return {
             "data": self.data.spec,
+            "val": self.val,
             "pictures": len(self.data.used()),
             "classes": len(self.data.classes),
             "splits": splits,
@@ -67,10 +69,12 @@ def check(
     """
     began = time.perf_counter()
     found = data if isinstance(data, Data) else open_both(data, val)
-    tell = progress or (lambda what, done, total: None)
-    traits = scan(found, threads=default_threads(), progress=lambda done, total: tell("reading", done, total))
+    reading = partial(progress, "reading") if progress is not None else None
+    traits = scan(found, threads=default_threads(), progress=reading)
     findings = in_order([*duplicates(found, traits), *stored(found, traits)])
-    return Check(found, traits, findings, found.notes, time.perf_counter() - began)
+    return Check(
+        found, traits, findings, found.notes, time.perf_counter() - began, str(val) if val is not None else None
+    )
 
 
 ORDER = ("leak", "leak-near", "unreadable", "truncated", "labels", "labels-near")

@@ -104,9 +104,7 @@ def copies_found(
     return made
 
 
-def described(
-    groups: Sequence[NDArray[np.int64]], copies: Sequence[Copy], traits: Traits
-) -> list[tuple[str, float]]:
+def described(groups: Sequence[NDArray[np.int64]], copies: Sequence[Copy], traits: Traits) -> list[tuple[str, float]]:
     """For each group, in words how alike its pictures are, and the least likeness that joined them."""
     place = {int(row): number for number, rows in enumerate(groups) for row in rows}
     likeness, mirrored = [1.0] * len(groups), [False] * len(groups)

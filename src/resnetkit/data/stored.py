@@ -1,4 +1,4 @@
-"""How pictures are stored and how many there are: what cannot be read, what is read by a rule, odd sizes, small classes."""
+"""How pictures are stored and how many there are: unreadable files, odd kinds and sizes, small classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIRRORED = "mirrored and turned upright as their orientation says, unless data.e
 
 def stored(data: Data, traits: Traits) -> list[Finding]:
     """Findings on files: those that cannot be read first."""
-    return [*unreadable(traits), *odd_kinds(data, traits), *sizes(traits), *classes(data)]
+    return [*unreadable(traits), *odd_kinds(traits), *sizes(traits), *classes(data)]
 
 
 def unreadable(traits: Traits) -> list[Finding]:
@@ -37,7 +37,7 @@ def unreadable(traits: Traits) -> list[Finding]:
     ]
 
 
-def odd_kinds(data: Data, traits: Traits) -> list[Finding]:
+def odd_kinds(traits: Traits) -> list[Finding]:
     """One for each kind of unusual file, the most frequent first. They train well, so no CSV leaves them out."""
     kinds: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for index, odd in sorted(traits.odd.items()):
@@ -46,8 +46,11 @@ def odd_kinds(data: Data, traits: Traits) -> list[Finding]:
             kinds[kind].append((index, detail))
     if len(kinds.get("grey", ())) > MINORITY * len(traits.indices):
         del kinds["grey"]
-    advice = {**ADVICE, "EXIF-mirrored": MIRRORED, "grey": "read as three equal channels; most of the others have colour"}
-    del data
+    advice = {
+        **ADVICE,
+        "EXIF-mirrored": MIRRORED,
+        "grey": "read as three equal channels; most of the others have colour",
+    }
     return [
         Finding(kind.replace(" ", "-").lower(), kind, len(pairs), advice[kind], singles(pairs))
         for kind, pairs in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0]))
@@ -64,8 +67,11 @@ def sizes(traits: Traits) -> list[Finding]:
     usual_long = float(np.median(longer))
     cases: Sequence[tuple[str, str, np.ndarray[tuple[int], np.dtype[np.bool_]]]] = (
         ("tiny", f"half of all have a shorter side of {usual:g} or more; replace them", shorter * TIMES < usual),
-        ("huge", f"half of all have a longer side of {usual_long:g} or less; shrink them, they read slowly",
-         longer > TIMES * usual_long),
+        (
+            "huge",
+            f"half of all have a longer side of {usual_long:g} or less; shrink them, they read slowly",
+            longer > TIMES * usual_long,
+        ),
         ("narrow", "a square crop shows little of them; crop them by hand", longer > NARROW * shorter),
     )
     made = []

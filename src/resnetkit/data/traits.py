@@ -27,8 +27,9 @@ FLAT = 12  # levels between the darkest and the lightest of a row that is border
 TRAITS = ("width", "height", "aspect", "bytes", "bits per pixel", "brightness", "contrast", "colour", "border")
 QUALITY = "JPEG quality"
 
-# Mean of the luminance table of the JPEG standard (annex K.1), which quality 50 stands for.
-STANDARD_MEAN = 57.625
+# Sums over the luminance table of the JPEG standard (annex K.1), which quality 50 stands for: all 64 values, and the
+# first ten, which stay below 255 where low qualities cut the others off.
+STANDARD, STANDARD_FIRST = 3688, 132
 
 Progress = Callable[[int, int], None]
 
@@ -114,9 +115,10 @@ def look(data: Data, index: int) -> Seen:
 
     try:
         stored = data.pictures.read(index)
+        odd: tuple[str, ...] = ()
         if isinstance(stored, np.ndarray):
             pixels = stored if stored.shape[2] == 3 else np.repeat(stored, 3, axis=2)
-            content, odd, quality = stored.tobytes(), (), math.nan
+            content, quality = stored.tobytes(), math.nan
         else:
             content, header = stored, probe(stored)
             pixels = decode(stored)
@@ -131,17 +133,17 @@ def look(data: Data, index: int) -> Seen:
         return Seen(index, error=str(error))
     height, width = pixels.shape[:2]
     shown = hashlib.sha256(b"%d %d " % (width, height))
-    shown.update(np.ascontiguousarray(pixels))
+    shown.update(np.ascontiguousarray(pixels).data)
     thumb = np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX))
     own = hashlib.sha256(content).digest()[:16]
     return Seen(index, "", odd, own, shown.digest()[:16], width, height, len(content), quality, thumb)
 
 
 def measure(thumbs: Pixels) -> tuple[NDArray[np.uint64], Pixels, NDArray[np.float64]]:
-    """Hashes (n, 2), small pictures, and brightness, contrast, colour and border (n, 4) of thumbs (n, SIDE, SIDE, 3)."""
+    """Of thumbs (n, SIDE, SIDE, 3) hashes (n, 2), small pictures, and brightness, contrast, colour, border (n, 4)."""
     n = len(thumbs)
     small = thumbs.reshape(n, SMALL, SIDE // SMALL, SMALL, SIDE // SMALL, 3).mean((2, 4)).round().astype(np.uint8)
-    grey = thumbs @ np.array([0.299, 0.587, 0.114], np.float32)
+    grey: NDArray[np.float32] = thumbs.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     hashes = np.stack([phash(grey), phash(grey[:, :, ::-1])], axis=1)
     colour = (thumbs.max(3).astype(np.float32) - thumbs.min(3)).mean((1, 2))
     about = np.stack([grey.mean((1, 2)), grey.std((1, 2)), colour, border(grey)], axis=1)
@@ -184,7 +186,9 @@ def jpeg_quality(data: bytes) -> float:
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
         length = data[at + 2] << 8 | data[at + 3]
         if data[at + 1] == 0xDB and at + 69 <= len(data) and data[at + 4] == 0:
-            scale = 100 * sum(data[at + 5 : at + 69]) / 64 / STANDARD_MEAN
+            values = data[at + 5 : at + 69]
+            cut = max(values) == 255
+            scale = 100 * sum(values[:10]) / STANDARD_FIRST if cut else 100 * sum(values) / STANDARD
             return float(min(100, max(1, round((200 - scale) / 2 if scale <= 100 else 5000 / scale))))
         at += 2 + length if data[at + 1] != 0xFF else 1
     return math.nan
