@@ -12,21 +12,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from resnetkit import suspects as suspecting
+from resnetkit.calibration import fit, softmax
 from resnetkit.check_page import target, write_check
 from resnetkit.checking import check
 from resnetkit.data import similar
-from resnetkit.data.excluded import as_csv, read_names, without_names
+from resnetkit.data.confounds import stumps
 from resnetkit.data.pictures import Arrays, Data
-from resnetkit.data.source import open_data
 from resnetkit.data.traits import jpeg_quality, measure
-from resnetkit.errors import UserError
-from resnetkit.recipe_file import from_dict, to_dict
-from resnetkit.shipped import shipped
+from resnetkit.data.transforms import Preprocess
+from resnetkit.model import ResNet, architecture
+from resnetkit.suspects import components
+from resnetkit.weights import ModelFile, save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -184,7 +187,7 @@ def test_pairs_are_those_of_a_plain_double_loop(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(similar, "BLOCK", 7)  # so that there are several
     vectors = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
     wanted = {(i, j) for i in range(30) for j in range(i + 1, 30) if vectors[i] @ vectors[j] >= 1}
-    pairs = {(int(i), int(j)) for a, b in similar.close(vectors, vectors, 1.0) for i, j in zip(a, b, strict=True)}
+    pairs = {(int(i), int(j)) for a, b in similar.close((vectors, vectors, 1.0)) for i, j in zip(a, b, strict=True)}
     assert pairs == wanted
 
 
@@ -257,75 +260,6 @@ def test_the_page_stays_below_its_bound(photos: Path, monkeypatch: pytest.Monkey
     assert all(f'id="{f.kind}"' in page.read_text() for f in done.findings)
 
 
-# --exclude
-
-
-def test_names_come_back(tmp_path: Path) -> None:
-    names = ["a, b.jpg", 'quo"te.jpg', "line\nbreak.jpg", "é.jpg", "\udcff.jpg"]
-    (tmp_path / "x.csv").write_text(as_csv((name, "why, so") for name in names), "utf-8", "surrogateescape")
-    (tmp_path / "y.txt").write_text("a, b.jpg\nz.jpg\n")
-    assert read_names([tmp_path / "x.csv", tmp_path / "y.txt"]) == (*names, "z.jpg")
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "message"),
-    [
-        ("x.json", "[]", "stand in a .csv, .tsv or .txt file"),
-        ("x.csv", "name\na.jpg\n", "no column 'path'"),
-        ("none.csv", None, "cannot be read"),
-    ],
-)
-def test_wrong_files_of_names(tmp_path: Path, file: str, text: str | None, message: str) -> None:
-    if text is not None:
-        (tmp_path / file).write_text(text)
-    with pytest.raises(UserError, match=re.escape(message)):
-        read_names([tmp_path / file])
-
-
-def test_a_name_that_is_not_there(photos: Path) -> None:
-    data = open_data(photos)
-    left = without_names(data, ["train/cat/00.jpg"])
-    assert len(left.used()) == len(data.used()) - 1
-    assert left.notes[-1] == "left out by name: 1 picture"
-    with pytest.raises(UserError, match=r"1 name to leave out is none of its pictures: cat/00\.jpg"):
-        without_names(data, ["train/cat/00.jpg", "cat/00.jpg"])
-
-
-def test_train_evaluate_and_resume_without_pictures(photos: Path, resnet: Run) -> None:
-    """The run keeps the names: the file that was given may be gone."""
-    (photos / "val/cat/again.jpg").write_bytes((photos / "train/cat/00.jpg").read_bytes())
-    (photos / "val/cat/cut.jpg").write_text("no picture")
-    resnet("check", "photos", "--out", "found")
-    recipe = shipped("digits")
-    values = to_dict(recipe)
-    values["model"]["arch"], values["data"]["size"], values["optim"]["batch"] = "resnet8-cifar", 16, 8
-    values["schedule"]["epochs"], values["data"]["channels"] = 1, 3
-    from resnetkit import training
-
-    files = ["found/leak.csv", "found/unreadable.csv"]
-    done = training.train("photos", recipe=from_dict(values, where="test"), out="run", exclude=files)
-    assert done.result.n == 13
-    assert json.loads(Path("run/environment.json").read_text())["excluded"] == 2
-    Path("found").rename("gone")
-    code, output, errors = resnet("evaluate", "run", "--json")  # the run's own pictures, without the broken one
-    assert code == 0, errors
-    assert json.loads(output)["n"] == 13
-    assert training.resume("run").result.n == 13
-    (photos / "val/cat/cut.jpg").unlink()
-    with pytest.raises(UserError, match="none of its pictures"):
-        training.resume("run")
-
-
-def test_a_changed_list_of_names_is_noticed(tmp_path: Path) -> None:
-    from resnetkit.data.excluded import names_of_run
-
-    (tmp_path / "excluded.csv").write_text(as_csv([("a.jpg", ""), ("b.jpg", "")]))
-    assert names_of_run(tmp_path, 2) == ("a.jpg", "b.jpg")
-    assert names_of_run(tmp_path, 0) == ()
-    with pytest.raises(UserError, match="2 names, not the 3"):
-        names_of_run(tmp_path, 3)
-
-
 def test_pictures_in_memory() -> None:
     """Grey arrays have no file to be odd, and their copies are found by their pixels."""
     pixels: NDArray[np.uint8] = np.stack([np.asarray(scene(i).convert("L"))[:, :, None] for i in (0, 1, 2, 0)])
@@ -333,3 +267,93 @@ def test_pictures_in_memory() -> None:
     divided = replace(data, splits={"train": np.arange(3), "test": np.array([3])})
     done = check(divided)
     assert [(f.kind, f.groups[0].pictures) for f in done.findings if f.groups] == [("leak", (0, 3))]
+
+
+# Confounds and labels
+
+
+def test_a_confound_is_found_and_a_tendency_is_not() -> None:
+    """One class is stored at another quality; another is a little brighter, as photographs of snow are."""
+    dice = np.random.default_rng(0)
+    keys = np.repeat([0, 1, 2], 100)
+    quality = np.where(keys == 1, 60.0, 90.0)
+    quality[:3] = 60.0
+    values = {"JPEG quality": quality, "brightness": dice.normal(100, 20, 300) + 8 * (keys == 2), "width": np.ones(300)}
+    (stump,) = stumps(values, keys, 3)
+    assert (stump.name, stump.key, stump.below) == ("JPEG quality", 1, True)
+    assert stump.inside == 1
+    assert stump.balanced > 0.95
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_chance_gives_no_confound(seed: int) -> None:
+    dice = np.random.default_rng(seed)
+    values = {name: dice.normal(size=400) for name in "abcdefgh"}
+    assert stumps(values, dice.integers(0, 20, 400), 20) == []
+
+
+def test_a_confound_of_pictures(photos: Path) -> None:
+    for i in range(60):
+        scene(1000 + i).save(photos / f"train/cat/q{i}.jpg", quality=30)
+        scene(2000 + i).save(photos / f"train/dog/q{i}.jpg", quality=90)
+    (finding,) = [f for f in check(photos).findings if f.kind == "confounds"]
+    (group,) = [g for g in finding.groups if g.note.startswith("cat: JPEG quality at most 30 in ")]
+    assert len(group.pictures) == 4
+
+
+def test_answers_of_the_ridge_are_those_of_a_fit_without_the_picture() -> None:
+    """The closed form against one fit for each picture left out, with the components and the mean of all."""
+    dice = np.random.default_rng(0)
+    labels = np.arange(30) % 3
+    vectors = (dice.normal(size=(30, 4)) + labels[:, None]).astype(np.float32)
+    x, strength = components(vectors)
+    design = np.hstack([np.ones((30, 1)), x]).astype(np.float64)
+    wanted = np.eye(3)[labels]
+    errors, answers = [], []
+    for penalty in suspecting.PENALTIES:
+        ridge = np.diag([0.0, *([30 * penalty * strength.mean()] * x.shape[1])])
+        rows = []
+        for i in range(30):
+            others = np.arange(30) != i
+            a = design[others]
+            rows.append(design[i] @ np.linalg.solve(a.T @ a + ridge, a.T @ wanted[others]))
+        answers.append(np.array(rows))
+        errors.append(((answers[-1] - wanted) ** 2).mean())
+    scores = suspecting.left_out(vectors, labels, 3) / suspecting.SHARPER
+    np.testing.assert_allclose(scores, answers[int(np.argmin(errors))], atol=2e-4)
+
+
+def test_wrong_labels_are_found() -> None:
+    """Of 400 pictures of four well separated classes 20 have another label; few of the others are suspected."""
+    dice = np.random.default_rng(0)
+    truth = np.arange(400) % 4
+    vectors = (3 * np.eye(8)[truth] + dice.normal(size=(400, 8))).astype(np.float32)
+    labels = truth.copy()
+    labels[:20] = (labels[:20] + 1) % 4
+    scores = suspecting.left_out(vectors, labels, 4)
+    rows, answers = suspecting.confident(softmax(scores, fit(scores, labels)), labels)
+    assert len(set(rows.tolist()) & set(range(20))) >= 12
+    assert len(set(rows.tolist()) - set(range(20))) <= 4
+    assert (answers == truth[rows]).mean() > 0.9
+
+
+def test_pixels_that_know_nothing_judge_no_label(photos: Path) -> None:
+    done = check(photos)
+    assert "suspects" not in {f.kind for f in done.findings}
+    assert any(note.startswith("labels were not judged") for note in done.notes)
+
+
+def test_with_a_model(photos: Path, resnet: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crop that the hash alone does not take for a copy; the bound is that of a network that was never trained."""
+    monkeypatch.setattr("resnetkit.data.duplicates.COSINE", 0.8)
+    torch.manual_seed(0)
+    network = ResNet(architecture("resnet8-cifar", classes=2)).eval()
+    preprocess = Preprocess(32, "shorter", 32, "bilinear", 3, "RGB", (0.5,) * 3, (0.25,) * 3, True)
+    save_model(ModelFile(network, ("cat", "dog"), preprocess), Path("m.safetensors"))
+    picture = Image.open(photos / "train/cat/02.jpg")
+    picture.crop((3, 3, 61, 61)).save(photos / "val/cat/crop.jpg", quality=90)
+    assert "leak-near" not in found(photos)
+    code, output, errors = resnet("check", "photos", "--model", "m.safetensors", "--json")
+    assert code == 0, errors
+    (alike,) = [f for f in json.loads(output)["findings"] if f["kind"] == "look-alikes"]
+    assert alike["groups"][0]["pictures"] == ["train/cat/02.jpg", "val/cat/crop.jpg"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from resnetkit.shell import emit, json_option
+from resnetkit.shell import device, emit, json_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,16 +23,19 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   resnet check photos/
+  resnet check photos/ --model runs/photos-1
   resnet check photos/train --val photos/val --out check.html
   resnet train photos/ --exclude checks/photos-1/leak.csv""",
 )
 @click.argument("data")
 @click.option("--val", metavar="DATA", help="Pictures to check with, where DATA has none of its own.")
+@click.option("--model", metavar="MODEL", help="A model that judges labels and finds look-alikes; else pixels do.")
 @click.option("--out", metavar="FOLDER|PAGE.html", help="Where the files go; by default a new folder under checks/.")
 @json_option
-def check(data: str, val: str | None, out: str | None, as_json: bool) -> int:
+def check(data: str, val: str | None, model: str | None, out: str | None, as_json: bool) -> int:
     """Decode every picture of DATA and say what is wrong with them: damaged files, copies within and across splits and
-    classes, odd files and sizes, small classes.
+    classes, odd files and sizes, small classes, labels that look wrong, and
+    properties of files that give a class away.
 
     Writes a page, the same as JSON, and for each finding a CSV of the pictures to leave out, which resnet train takes
     with --exclude. No file of DATA is changed. The exit code is 1 if a split leaks: if it has pictures of another.
@@ -42,7 +45,7 @@ def check(data: str, val: str | None, out: str | None, as_json: bool) -> int:
 
     place = check_page.target(out, data, val)
     with status() as tell:
-        found = checking.check(data, val=val, progress=told(tell))
+        found = checking.check(data, val=val, model=model, device=device() if model else "cpu", progress=told(tell))
         files = check_page.write_check(found, place)
     if as_json:
         emit({**found.to_dict(), "files": [str(file) for file in files]})

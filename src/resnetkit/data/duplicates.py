@@ -30,8 +30,8 @@ ADVICE = {
     "copies": "they count twice; the CSV keeps one of each",
 }
 ALIKE_ADVICE = (
-    "a model takes them for the same, which copies in another crop are, and so are different pictures of one thing; "
-    "look at them, and take lines out of the CSV where they may stay"
+    "the model takes them for the same and their hashes are close, as those of copies in another crop are, and of two "
+    "pictures of one thing; look at them, and take lines out of the CSV where they may stay"
 )
 
 
@@ -52,7 +52,7 @@ def duplicates(data: Data, traits: Traits, vectors: NDArray[np.float32] | None =
     if vectors is not None:
         before = joined(groups)
         seen = Groups(len(traits.indices))
-        alike(vectors, COSINE, seen)
+        alike(vectors, traits.hashes, traits.small, COSINE, seen)
         add(before, seen.copies, np.arange(len(traits.indices)))
         found += look_alikes(data, traits, *only_new(before, groups))
     return found

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BITS = 14  # of 64 that near copies may differ in; unrelated pictures differ in about 32
+FAR_BITS = 20  # the same where a model takes two pictures for one
 ALIKE = 0.93  # least correlation of two near copies
 SURE = 0.97  # from which no two different pictures were seen
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -80,7 +81,7 @@ def near(hashes: NDArray[np.uint64], small: NDArray[np.uint8], groups: Groups) -
     rows = np.flatnonzero(~flat)
     sides = [signs(hashes[rows, side]) for side in (0, 1)]
     for mirrored in (False, True):
-        for a, b in close(sides[0], sides[1] if mirrored else sides[0], 64 - 2 * BITS):
+        for a, b in close((sides[0], sides[int(mirrored)], 64 - 2 * BITS)):
             for at in range(0, len(a), SLICE):
                 one, other = rows[a[at : at + SLICE]], rows[b[at : at + SLICE]]
                 roots = groups.roots()
@@ -91,16 +92,21 @@ def near(hashes: NDArray[np.uint64], small: NDArray[np.uint8], groups: Groups) -
                     groups.join(Copy(int(one[i]), int(other[i]), float(found[i]), mirrored))
 
 
-def alike(vectors: NDArray[np.float32], least: float, groups: Groups) -> None:
-    """Join the rows whose vectors, less the mean of all, have a cosine of `least` at least."""
+def alike(
+    vectors: NDArray[np.float32], hashes: NDArray[np.uint64], small: NDArray[np.uint8], least: float, groups: Groups
+) -> None:
+    """Join the rows whose vectors, less the mean of all, have a cosine of `least` at least, and whose hashes are closer
+    than those of unrelated pictures: a network may well take all of a class for the same.
+    """
     centred = vectors - vectors.mean(0)
     unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-    for a, b in close(unit, unit, least):
-        for at in range(0, len(a), SLICE):
-            one, other = a[at : at + SLICE], b[at : at + SLICE]
-            found = np.einsum("nd,nd->n", unit[one], unit[other])
-            for i in np.argsort(-found, kind="stable").tolist():
-                groups.join(Copy(int(one[i]), int(other[i]), float(found[i])))
+    sides = [signs(hashes[:, side]) for side in (0, 1)]
+    flat = small.reshape(len(small), -1).std(1) < CONTRAST
+    for mirrored in (False, True):
+        for a, b in close((unit, unit, least), (sides[0], sides[int(mirrored)], 64 - 2 * FAR_BITS)):
+            found = np.einsum("nd,nd->n", unit[a], unit[b])
+            for i in np.flatnonzero(~flat[a] & ~flat[b]).tolist():
+                groups.join(Copy(int(a[i]), int(b[i]), float(found[i]), mirrored))
 
 
 def signs(hashes: NDArray[np.uint64]) -> NDArray[np.float32]:
@@ -110,12 +116,15 @@ def signs(hashes: NDArray[np.uint64]) -> NDArray[np.float32]:
 
 
 def close(
-    left: NDArray[np.float32], right: NDArray[np.float32], least: float
+    *measures: tuple[NDArray[np.float32], NDArray[np.float32], float],
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """The pairs i < j of rows whose product left[i] · right[j] is at least `least`, block by block."""
-    for i in range(0, len(left), BLOCK):
-        for j in range(i, len(right), BLOCK):
-            a, b = np.nonzero(left[i : i + BLOCK] @ right[j : j + BLOCK].T >= least)
+    """The pairs i < j of rows whose product left[i] · right[j] is at least as large as given, in every one of the
+    measures (left, right, least), block by block."""
+    n = len(measures[0][0])
+    for i in range(0, n, BLOCK):
+        for j in range(i, n, BLOCK):
+            both = [left[i : i + BLOCK] @ right[j : j + BLOCK].T >= least for left, right, least in measures]
+            a, b = np.nonzero(np.logical_and.reduce(both))
             a, b = a + i, b + j
             yield a[a < b], b[a < b]
 
