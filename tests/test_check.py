@@ -69,7 +69,7 @@ def found(photos: Path) -> dict[str, list[set[str]]]:
 
 def test_good_pictures_have_no_fault(photos: Path) -> None:
     done = check(photos)
-    assert done.findings == ()
+    assert (done.findings, [note for note in done.notes if "exact copies alone" in note]) == ((), [])
     assert not done.leaks
 
 
@@ -267,6 +267,13 @@ def test_pictures_in_memory() -> None:
     divided = replace(data, splits={"train": np.arange(3), "test": np.array([3])})
     done = check(divided)
     assert [(f.kind, f.groups[0].pictures) for f in done.findings if f.groups] == [("leak", (0, 3))]
+
+
+def test_what_is_too_small_for_near_copies_is_said() -> None:
+    pixels = np.stack([np.asarray(scene(i, 8)) for i in range(4)])
+    data = Data("made", Arrays(pixels, (("m", 4),)), np.array([0, 1, 0, 1]), ("a", "b"), {"all": np.arange(4)})
+    notes = check(data).notes
+    assert notes[0].startswith("4 pictures have a side below 32 pixels: looked for among exact copies alone")
 
 
 # Confounds and labels

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from resnetkit.data.confounds import confounds
-from resnetkit.data.duplicates import duplicates
+from resnetkit.data.duplicates import compared_exactly, duplicates
 from resnetkit.data.findings import Finding
 from resnetkit.data.loader import Reader, default_threads
 from resnetkit.data.pictures import Data, name_bad
@@ -84,7 +84,7 @@ def check(
     found = data if isinstance(data, Data) else open_both(data, val)
     reading = partial(progress, "reading") if progress is not None else None
     traits = scan(found, threads=default_threads(), progress=reading)
-    vectors, notes = None, found.notes
+    vectors, notes = None, (*found.notes, *compared_exactly(traits))
     if opened is not None and len(traits.indices):
         seeing = partial(progress, "asking the model") if progress is not None else None
         vectors = embedded(opened, found, traits, device, seeing)

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.data.findings import Finding, Group, split_names
-from resnetkit.data.pictures import Data
+from resnetkit.data.pictures import Data, count
 from resnetkit.data.similar import SURE, Copy, Groups, alike, near, same
 from resnetkit.data.traits import Traits
 
 HELD = ("test", "val", "train", "all")  # of copies in several splits, that of the first is kept
-SMALLEST = 24  # shorter side, pixels: with fewer, different pictures have the same hash
+SMALLEST = 32  # shorter side, pixels: with fewer, different pictures have the same hash
 COSINE = 0.95  # of a model's vectors, from which two pictures are looked at
 
 TITLES = {
@@ -33,6 +33,15 @@ ALIKE_ADVICE = (
     "the model takes them for the same and their hashes are close, as those of copies in another crop are, and of two "
     "pictures of one thing; look at them, and take lines out of the CSV where they may stay"
 )
+
+
+def compared_exactly(traits: Traits) -> tuple[str, ...]:
+    """A note on pictures that are too small for near copies."""
+    few = int((np.minimum(traits.values["width"], traits.values["height"]) < SMALLEST).sum())
+    if not few:
+        return ()
+    number = count(few, "picture has", "pictures have")
+    return (f"{number} a side below {SMALLEST} pixels: looked for among exact copies alone, not among near ones",)
 
 
 def duplicates(data: Data, traits: Traits, vectors: NDArray[np.float32] | None = None) -> list[Finding]:
