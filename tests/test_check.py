@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
 from resnetkit import suspects as suspecting
 from resnetkit.calibration import fit, softmax
@@ -106,6 +106,15 @@ def test_near_copies(photos: Path, change: Callable[[Image.Image], Image.Image])
     change(Image.open(photos / "train/cat/02.jpg")).save(photos / "val/cat/near.jpg", quality=60)
     assert found(photos)["leak-near"] == [{"train/cat/02.jpg", "val/cat/near.jpg"}]
     assert check(photos).leaks
+
+
+def test_frames_make_no_copies(photos: Path) -> None:
+    """White frames are alike; what they hold is not."""
+    for path in photos.rglob("*.jpg"):
+        ImageOps.expand(Image.open(path).resize((52, 52)), 6, "white").save(path, quality=90)
+    assert set(found(photos)) == set()
+    Image.open(photos / "train/cat/02.jpg").resize((48, 48)).save(photos / "val/cat/near.jpg")
+    assert found(photos) == {"leak-near": [{"train/cat/02.jpg", "val/cat/near.jpg"}]}
 
 
 def test_a_copy_turned_by_exif_is_the_same_picture(photos: Path) -> None:

@@ -130,8 +130,18 @@ def close(
 
 
 def correlation(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Of each two pictures (m, s, s, 3), in grey, so that a copy without its colours is one."""
-    x, y = ((each @ LUMA).reshape(len(each), -1) for each in (a, b))
+    """Of each two pictures (m, s, s, 3), in grey, so that a copy without its colours is one.
+
+    The smaller of that of all and that of the inside: pictures in the same frame are alike by the frame.
+    """
+    x, y = (each @ LUMA for each in (a, b))
+    inside = slice(a.shape[1] // 4, a.shape[1] - a.shape[1] // 4)
+    return np.minimum(of_rows(x, y), of_rows(x[:, inside, inside], y[:, inside, inside]))
+
+
+def of_rows(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The correlation of each x[i] with y[i]; 0 where one of them is flat."""
+    x, y = (each.reshape(len(each), -1) for each in (x, y))
     x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
     scale = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
     found: NDArray[np.float32] = np.einsum("nd,nd->n", x, y) / np.maximum(scale, 1e-12)
