@@ -7,7 +7,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo    install into .venv, then train, evaluate and predict on scikit-learn's digits (about 2 minutes)"
 	@echo "make test    everything that must hold: style, types, tests"
-	@echo "make test-all  the same, with the tests that kill ranks and workers and compile networks, some minutes more"
+	@echo "make test-all  the same, with the slow ones, some minutes more"
 	@echo "make native  build native/, which makes JPEG crops faster, into .venv; needs a C compiler and libjpeg-turbo's headers"
 	@echo "make parity  prove anew that models go to timm, Transformers and torchvision and back; writes results/parity.json"
 	@echo "make docs    write the figures in README.md and docs/ anew from results/*.json"
@@ -39,6 +39,9 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# One thread for each process: several that take all cores each wait for one another.
+test test-all: export OMP_NUM_THREADS = 1
 
 test: lint .venv/peers
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m 'not slow'

@@ -183,6 +183,7 @@ def test_ours_stand_beside_the_papers(budgets: list[Budget], resnet: Resnet) -> 
 # run, report
 
 
+@pytest.mark.slow
 def test_a_study_from_the_command_line(resnet: Resnet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     data = draw_pictures(tmp_path / "ten")
     monkeypatch.setitem(STUDIES, "degradation", STUDY)

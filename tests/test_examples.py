@@ -93,6 +93,7 @@ def test_nearest_neighbours(model: Path, tmp_path: Path) -> None:
     assert share > 3 / 7, "dark and bright are told apart"
 
 
+@pytest.mark.slow
 def test_nearest_without_classes(model: Path, tmp_path: Path) -> None:
     for i in range(3):
         noise(tmp_path / "loose" / f"{i}.png", 50 * i, i)
@@ -119,6 +120,7 @@ def test_the_share_of_neighbours_of_a_class(monkeypatch: pytest.MonkeyPatch) -> 
 # segment
 
 
+@pytest.mark.slow
 def test_segment_runs(tmp_path: Path) -> None:
     pytest.importorskip("sklearn.datasets", reason="needs scikit-learn, the extra 'demo'")
     sheet, out = tmp_path / "s.png", tmp_path / "s.json"

@@ -65,8 +65,8 @@ NETWORKS = [
     ("resnet34", "B", "B", 21.3, SMALL),
     ("resnet34", "C", "C", 22.2, SLOWLY),
     ("resnet50", "auto", "B", 23.5, []),  # as the recipe is, 224 pixels
-    ("resnet101", "B", "B", 42.5, SLOWLY),
-    ("resnet152", "B", "B", 58.1, SLOWLY),
+    pytest.param("resnet101", "B", "B", 42.5, SLOWLY, marks=pytest.mark.slow),
+    pytest.param("resnet152", "B", "B", 58.1, SLOWLY, marks=pytest.mark.slow),
 ]
 
 

@@ -93,6 +93,7 @@ def test_a_signal_stops_after_the_step_and_says_how_to_go_on(
     assert weights(run) == undisturbed
 
 
+@pytest.mark.slow
 def test_kill_9(pictures: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     """Three times, in the middle of whatever follows the second, ninth and twentieth epoch."""
     run = tmp_path / "run"
