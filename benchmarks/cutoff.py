@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from common import write
 BRIDGE, NODES = "rkbridge", ("rk-a", "rk-b")
 TIMEOUT = 20  # RESNETKIT_TIMEOUT, seconds
 LONGEST = 240  # until the benchmark gives up
-RECIPE = ["--recipe", "digits", "--epochs", "30", "--set", "run.checkpoint_steps=20", "--set", "run.eval_epochs=30"]
+RECIPE = ["--recipe", "digits", "--epochs", "15", "--set", "run.checkpoint_steps=20", "--set", "run.eval_epochs=30"]
 
 
 def ip(*words: str) -> None:
@@ -45,6 +46,7 @@ def network() -> Iterator[None]:
             ip("netns", "add", node)
             undo.callback(ip, "netns", "del", node)
             ip("link", "add", f"port-{node}", "type", "veth", "peer", "name", "eth0", "netns", node)
+            undo.callback(ip, "link", "del", f"port-{node}")
             ip("link", "set", f"port-{node}", "master", BRIDGE, "up")
             ip("-n", node, "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
             for device in ("eth0", "lo"):
@@ -57,7 +59,10 @@ def start(number: int, nodes: str, folder: str, run: Path) -> subprocess.Popen[s
     torchrun = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", f"--nnodes={nodes}"),
         *("--rdzv-backend=c10d", "--rdzv-endpoint=10.77.0.1:29400", "--rdzv-id=cutoff", "--max-restarts=2"),
-        *(f"--local-addr=10.77.0.{number}", "--rdzv-conf=join_timeout=60,last_call_timeout=5"),
+        *(
+            f"--local-addr=10.77.0.{number}",
+            f"--rdzv-conf=join_timeout=60,last_call_timeout=5,is_host={int(number == 1)}",
+        ),
     ]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
@@ -102,8 +107,12 @@ def trial(nodes: str, folder: str, run: Path) -> dict[str, Any]:
                         ended.setdefault(node, now)
                 time.sleep(0.2)
         finally:
+            for node in NODES:  # torchrun's own processes too, which hold the namespace
+                found = subprocess.run(["ip", "netns", "pids", node], capture_output=True, text=True, check=False)
+                for pid in found.stdout.split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
             for process in processes:
-                process.kill()
                 process.wait()
     return {
         "nnodes": nodes,

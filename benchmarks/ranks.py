@@ -3,8 +3,8 @@
     python benchmarks/ranks.py FOLDER PICTURES [--kills 20] [--only kills,curves,scores,overhead,loader]
         [--out results/ranks.json]
 
-FOLDER is that of examples/demo_pictures.py, PICTURES holds 10,000 pictures of 32x32 as folders of ten classes. A part
-that is not done again stays in the file as it is.
+FOLDER is that of examples/demo_pictures.py, PICTURES holds CIFAR-10 as train/ and test/ with a folder for each class. A
+part that is not done again stays in the file as it is.
 
 kills     one of two gloo ranks is killed with SIGKILL at random moments and torchrun starts both again, until the kills
           are used up: the run ends with the bytes of the one left alone.
@@ -118,7 +118,7 @@ def kills(folder: str, scratch: Path, wanted: int) -> dict[str, Any]:
 
 
 def curves(folder: str, scratch: Path) -> dict[str, Any]:
-    """The part `curves`. `control` is one process that adds up in another order, so what floats alone do."""
+    """The part `curves`. `control` is one process that adds up in the order of two ranks, so what floats alone do."""
     words = ["train", folder, "--recipe", "digits", "--epochs", "10", "--set", "optim.ghost_batch=32"]
     cases = {"one": (0, []), "two": (2, []), "control": (0, ["--set", "optim.accumulate=2"])}
     for name, (world, more) in cases.items():
@@ -135,6 +135,7 @@ def curves(folder: str, scratch: Path) -> dict[str, Any]:
         **about,
         **apart(losses["one"], losses["two"]),
         "control": {"what": "one process, the batch in two parts", **apart(losses["one"], losses["control"])},
+        "two_against_control": apart(losses["control"], losses["two"]),
     }
 
 
@@ -155,7 +156,7 @@ def scores(pictures: str, scratch: Path) -> dict[str, Any]:
     found, seconds = {}, {}
     for world in (0, 1, 2, 3):
         begin = time.perf_counter()
-        found[world] = json.loads(run(world, "evaluate", str(model), pictures, "--split", "all", "--json"))
+        found[world] = json.loads(run(world, "evaluate", str(model), pictures, "--split", "test", "--json"))
         seconds[world] = round(time.perf_counter() - begin, 1)
     return {
         "what": "the same pictures scored by one process alone and by 1, 2 and 3 under torchrun",
@@ -192,8 +193,7 @@ def overhead(folder: str, scratch: Path) -> dict[str, Any]:
 def loader(pictures: str) -> dict[str, Any]:
     """The part `loader`: batches as training gets them, against the same work on pictures in a bare loop."""
     data = open_data(pictures)
-    name = next(iter(data.splits))
-    indices = data.splits[name]
+    indices = data.splits["test"]
     preprocess = Preprocess(32, "shorter", 32, "bilinear", 3, "RGB", (0.5,) * 3, (0.25,) * 3, True)
     augment = Augment(crop="pad", pad=4)
     reader = Reader(data, preprocess, threads=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from speed_figures import result, times
 
 from resnetkit.complexity import count
@@ -39,25 +41,54 @@ def scaling() -> str:
 def ranks() -> str:
     """Table: what was measured of processes that train and score together."""
     found = result("ranks")
-    kills, curves, overhead = found["kills"], found["curves"], found["overhead"]["against_alone"]
+    kills, curves, scores, overhead = (found[name] for name in ("kills", "curves", "scores", "overhead"))
     rows = [
         "| what | found |",
         "|---|---|",
         f"| one of two ranks killed {kills['kills']} times, started again by torchrun | "
         f"{'the same bytes' if all(kills['same'].values()) else 'other bytes'} in {len(kills['same'])} comparisons |",
-        f"| loss of the first 10 steps, two ranks against one process, largest relative difference | "
-        f"{curves['largest_relative_difference']['10']:.1g} |",
+        loss("two ranks against one process", curves),
+        loss("one process that takes each batch in two parts, against the same", curves["control"]),
+        loss("two ranks against one process that takes each batch in two parts", curves["two_against_control"]),
+        f"| right answers of {scores['n']['0']:,}: one process, and 1, 2 and 3 under torchrun | "
+        f"{', '.join(f'{right:,}' for right in scores['correct'].values())} |",
     ]
-    rows += [f"| images/s, {name}, against one process alone | {times(ratio)} |" for name, ratio in overhead.items()]
+    rows += [
+        f"| images/s, {name}, against one process alone | {times(ratio)} |"
+        for name, ratio in overhead["against_alone"].items()
+    ]
     rows.append(
         f"| share of a loader's time that is not reading, decoding, augmenting | {times(found['loader']['share'], 3)} |"
     )
     return "\n".join(rows)
 
 
+def loss(what: str, apart: dict[str, Any]) -> str:
+    """How far two curves are from each other, as a row."""
+    first, ten, fifty = (f"{100 * apart['largest_relative_difference'][n]:.2g} %" for n in ("1", "10", "50"))
+    return f"| loss, {what}: the largest difference in step 1, 10 steps, 50 steps | {first}, {ten}, {fifty} |"
+
+
+def cutoff() -> str:
+    """Table: what two nodes did of which one was cut off."""
+    found = result("cutoff")
+    rows = ["| | the node that is left | the one cut off |", "|---|---|---|"]
+    for words, case in (("both are needed", found["both_needed"]), ("one is enough", found["one_is_enough"])):
+        cells = []
+        for node in ("rk-a", "rk-b"):
+            said = case["seconds_until_said"].get(node)
+            ended = case["seconds_until_torchrun_ended"].get(node)
+            cells.append(
+                f"{'said nothing' if said is None else f'said so after {said:.0f} s'}; "
+                f"{'torchrun waits on' if ended is None else f'torchrun ended after {ended:.0f} s'}"
+            )
+        rows.append(f"| {words}{', trained to the end' if case['finished'] else ''} | {cells[0]} | {cells[1]} |")
+    return "\n".join(rows)
+
+
 def pieces() -> str:
     """Table: what was measured of shards and of scoring over a cluster."""
-    shards, start = result("sharding"), result("epochstart")
+    shards, start, flat, ray = (result(name) for name in ("sharding", "epochstart", "flat", "ray"))
     rates = ", ".join(f"{shards['mb_per_second'][name]:.0f}" for name in ("shard", "disk", "checksum"))
     return "\n".join(
         [
@@ -68,8 +99,14 @@ def pieces() -> str:
             f"| index of {start['pictures']:,} pictures in {start['shards']:,} shards | "
             f"{start['resident_mb']['median']:.0f} MB, opened in {start['open_seconds']['median']:.1f} s |",
             f"| order of an epoch of them | {start['order_near_seconds']['median']:.2f} s |",
+            f"| memory of a loader, epoch {flat['epochs']} of {flat['pictures']:,} small pictures against epoch 2 | "
+            f"{flat['ratio']:.2f}, {flat['resident_mb'][-1]:.0f} MB |",
+            f"| `resnet predict --ray` against `resnet predict`, from the first part to the last | "
+            f"{times(ray['ray_to_plain']['steady'])} |",
+            f"| the same, Ray's start and end included, {ray['pictures']:,} pictures | "
+            f"{times(ray['ray_to_plain']['whole'])} |",
         ]
     )
 
 
-TABLES = {"scaling": scaling, "ranks": ranks, "pieces": pieces}
+TABLES = {"scaling": scaling, "ranks": ranks, "cutoff": cutoff, "pieces": pieces}
