@@ -58,7 +58,8 @@ def ranks() -> str:
         for name, ratio in overhead["against_alone"].items()
     ]
     rows.append(
-        f"| share of a loader's time that is not reading, decoding, augmenting | {times(found['loader']['share'], 3)} |"
+        "| share of a loader's processor time that is not reading, decoding, augmenting | "
+        f"{times(found['loader']['share'], 3)} |"
     )
     return "\n".join(rows)
 
@@ -88,7 +89,7 @@ def cutoff() -> str:
 
 def pieces() -> str:
     """Table: what was measured of shards and of scoring over a cluster."""
-    shards, start, flat, ray = (result(name) for name in ("sharding", "epochstart", "flat", "ray"))
+    shards, start, flat = (result(name) for name in ("sharding", "epochstart", "flat"))
     rates = ", ".join(f"{shards['mb_per_second'][name]:.0f}" for name in ("shard", "disk", "checksum"))
     return "\n".join(
         [
@@ -101,10 +102,6 @@ def pieces() -> str:
             f"| order of an epoch of them | {start['order_near_seconds']['median']:.2f} s |",
             f"| memory of a loader, epoch {flat['epochs']} of {flat['pictures']:,} small pictures against epoch 2 | "
             f"{flat['ratio']:.2f}, {flat['resident_mb'][-1]:.0f} MB |",
-            f"| `resnet predict --ray` against `resnet predict`, from the first part to the last | "
-            f"{times(ray['ray_to_plain']['steady'])} |",
-            f"| the same, Ray's start and end included, {ray['pictures']:,} pictures | "
-            f"{times(ray['ray_to_plain']['whole'])} |",
         ]
     )
 
