@@ -39,10 +39,9 @@ def boxes_apart(dice: np.random.Generator, side: int, sizes: list[int]) -> list[
 
 
 def placed(digit: NDArray[np.float64], label: int, dice: np.random.Generator, side: int = 48) -> Placed:
-    """A digit (8, 8), 0 to 1, somewhere on a texture, with two shuffled digits of like size and colour."""
+    """A digit (8, 8), 0 to 1, somewhere on a texture, twice enlarged, with two shuffled ones of like colour."""
     canvas = texture(dice, side)
-    sizes = [8 * int(dice.integers(2, 3)) for _ in range(3)]
-    boxes = boxes_apart(dice, side, sizes)
+    boxes = boxes_apart(dice, side, [16, 16, 16])
     for number, (left, top, right, bottom) in enumerate(boxes):
         strokes = digit if number == 0 else dice.permutation(digit.reshape(-1)).reshape(8, 8)
         factor = (right - left) // 8
