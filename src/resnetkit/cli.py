@@ -145,8 +145,10 @@ def resume(run: str, as_json: bool) -> int:
 root.promise("cli_check", "check")
 root.promise("cli_evaluate", "evaluate")
 root.promise("cli_compare", "compare")
+root.promise("cli_report", "report")
 root.promise("cli_calibrate", "calibrate")
 root.promise("cli_predict", "predict")
+root.promise("cli_explain", "explain")
 
 
 @root.command(

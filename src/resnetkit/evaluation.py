@@ -22,6 +22,7 @@ from resnetkit.about import model_path
 from resnetkit.atomic import write_text
 from resnetkit.data.excluded import names_of_run, read_names, without_names
 from resnetkit.data.imagenet import submission, submission_lines
+from resnetkit.data.joined import with_validation
 from resnetkit.data.labels import Labels, read_labels, same_classes, unmatched
 from resnetkit.data.loader import Reader, default_threads
 from resnetkit.data.pictures import Data, name_bad
@@ -380,6 +381,8 @@ def as_trained(model: str | Path | ModelFile, data: str | Path | None) -> Data:
     environment = read_json(folder / "environment.json")
     own = str(environment["data"])
     found = open_data(own if data is None else data)
+    if data is None and environment.get("val"):
+        found = with_validation(found, open_data(environment["val"]))
     same = data is None or os.path.realpath(absolute(data)) == os.path.realpath(own)
     if same:
         found = without_names(found, names_of_run(folder, environment.get("excluded", 0)))

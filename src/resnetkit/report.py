@@ -18,7 +18,9 @@ from typing import Any
 
 from PIL import Image
 
+from resnetkit.abstaining import Answered
 from resnetkit.atomic import write_text
+from resnetkit.comparison import Comparison
 from resnetkit.data.audit import pixels
 from resnetkit.data.pictures import Data
 from resnetkit.data.small import SETS
@@ -27,6 +29,7 @@ from resnetkit.errors import BadPicture
 from resnetkit.evaluation import ClassScore, Mistake, Result
 from resnetkit.recipe_file import dumps
 from resnetkit.runs import read_environment, read_json, read_log, read_recipe
+from resnetkit.slices import Slice
 
 THUMBNAIL = 160  # longest side of a thumbnail, pixels
 TINY = 64  # up to this side a thumbnail is stored without loss and shown with its pixels visible
@@ -47,6 +50,15 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A picture on the page: its name, what is to be said of it, and itself as a data URI, empty where it is gone."""
+
+    name: str
+    words: str
+    uri: str
+
+
+@dataclass(frozen=True)
 class Confusion:
     """How often pictures of one class were taken for another; `share` of the label's pictures."""
 
@@ -56,14 +68,38 @@ class Confusion:
     share: float
 
 
-def write_report(run: Path, data: Data | None) -> Path:
+@dataclass(frozen=True, eq=False)
+class Deeper:
+    """What only asking the model again can tell: `resnet report`.
+
+    result    as it is now, with the model's temperature
+    charts    reliability, and coverage against accuracy; answered: the same as rows
+    strips    pictures of the largest confusions
+    typical   class name, its most and least typical pictures and its most confident mistakes; others: classes left out
+    against   another model on the same pictures, and pictures on which they differ
+    """
+
+    result: Result
+    charts: Sequence[Chart]
+    answered: Sequence[Answered]
+    slices: Sequence[Slice]
+    strips: Sequence[tuple[Confusion, Sequence[Shown]]]
+    typical: Sequence[tuple[str, Sequence[Shown], Sequence[Shown], Sequence[Shown]]]
+    others: int
+    against: tuple[Comparison, Sequence[Shown]] | None
+    notes: Sequence[str]
+
+
+def write_report(run: Path, data: Data | None, deeper: Deeper | None = None, out: Path | None = None) -> Path:
     """Write report.html into a run folder from the files there; `data` gives the pictures of the wrong answers.
 
+    deeper   what was found by asking the model again
+    out      another place for the page
     The same run gives the same bytes. Returns the file's path. Raises UserError for a missing or damaged file of the
     run, OSError when the page cannot be written.
     """
     found = read_json(run / "result.json")
-    result = Result.from_dict(found["result"])
+    result = deeper.result if deeper is not None else Result.from_dict(found["result"])
     recipe, environment, log = read_recipe(run), read_environment(run), read_log(run)
     names = class_names(result, data)
     confusions = largest_confusions(names, result.confusion)
@@ -91,8 +127,9 @@ def write_report(run: Path, data: Data | None) -> Path:
         recipe_text=dumps(recipe),
         environment=environment,
         place=shlex.quote(str(run)),
+        deeper=deeper,
     )
-    path = run / "report.html"
+    path = out or run / "report.html"
     write_text(path, plain(page))
     return path
 
