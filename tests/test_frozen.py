@@ -21,6 +21,7 @@ from resnetkit.errors import UserError
 from resnetkit.events import Embedding
 from resnetkit.head import DECAYS, fit_head, stratified
 from resnetkit.model import ResNet, architecture
+from resnetkit.protocol import outputs
 from resnetkit.recipe import Optim
 from resnetkit.recipe_file import with_settings
 from resnetkit.shipped import shipped
@@ -98,7 +99,7 @@ def test_vectors_are_kept_by_picture_and_backbone(monkeypatch: pytest.MonkeyPatc
     reader, digests = some_pictures(6)
     network = ResNet(architecture("resnet8-cifar", classes=2)).eval()
     asked: list[int] = []
-    real = vectors.outputs
+    real = outputs
 
     def counting(*arguments: object) -> object:
         asked.extend(arguments[2].tolist())  # type: ignore[attr-defined]
@@ -125,7 +126,7 @@ def test_vectors_are_kept_by_picture_and_backbone(monkeypatch: pytest.MonkeyPatc
     embed([0, 1])
     assert asked == [], "the dense layer has no part in it"
     with torch.no_grad():
-        network.conv1.weight.add_(0.1)
+        next(network.parameters()).add_(0.1)
     embed([0, 1])
     assert asked == [0, 1], "another backbone"
     (kept,) = {path for path in tmp_path.rglob("vectors.safetensors") if path.stat().st_size} - {
@@ -133,7 +134,7 @@ def test_vectors_are_kept_by_picture_and_backbone(monkeypatch: pytest.MonkeyPatc
     }
     assert kept.is_file()
     with torch.no_grad():
-        network.conv1.weight.sub_(0.1)
+        next(network.parameters()).sub_(0.1)
 
 
 def test_a_damaged_file_of_vectors_costs_time_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ root.promise("cli_evaluate", "evaluate")
 root.promise("cli_compare", "compare")
 root.promise("cli_calibrate", "calibrate")
 root.promise("cli_predict", "predict")
+root.promise("cli_label", "label_next")
 
 
 @root.command(
