@@ -1,9 +1,10 @@
 """Which pictures are worth labelling: the choice of `resnet label-next` against chance, at equal numbers of labels.
 
-    python benchmarks/labelling.py MODEL DATA [--out results/labelling.json]
+    python benchmarks/labelling.py MODEL DATA [--uneven] [--out results/labelling.json]
 
 MODEL    a network that was trained on other classes; its backbone stays as it is
 DATA     a folder with train/<class> and val/<class>; its first CLASSES classes are taken
+--uneven the pool is long-tailed, as pools are that nobody tidied: of class c, RATIO ** (-c / (CLASSES - 1)) of train/
 
 Every picture is embedded once. A seed draws FIRST labelled pictures at random, the same for all ways to choose; then
 each way adds STEP pictures at a time from the rest of train/, a dense layer is fitted to what is labelled
@@ -33,10 +34,12 @@ from resnetkit.protocol import outputs
 from resnetkit.recipe import Optim
 from resnetkit.weights import open_model
 
-CLASSES, FIRST, STEP, LAST = 20, 100, 100, 1000
-SEEDS = tuple(range(10))
+CLASSES, FIRST, STEP = 20, 100, 100
+LAST = {False: 1000, True: 600}  # labels, with an even and an uneven pool
+SEEDS = {False: tuple(range(10)), True: tuple(range(5))}
+RATIO = 50
 RECIPE = Optim(optimizer="lbfgs", freeze="backbone", weight_decay=0.03)  # one for all, so that none gains by tuning
-STUDENT = 2.2621571627409915  # 97.5 % point of Student's t with nine degrees of freedom, for ten seeds
+STUDENT = {10: 2.2621571627409915, 5: 2.7764451051977987}  # 97.5 % points of Student's t, by number of seeds
 
 Vectors = NDArray[np.float32]
 Table = NDArray[np.float64]
@@ -72,13 +75,17 @@ WAYS: dict[str, Way] = {
 }
 
 
-def embedded(model: Path, folder: Path) -> dict[str, tuple[Vectors, NDArray[np.int64]]]:
-    """Vectors and labels of train and val, the first classes alone."""
+def embedded(model: Path, folder: Path, uneven: bool) -> dict[str, tuple[Vectors, NDArray[np.int64]]]:
+    """Vectors and labels of train and val, the first classes alone; of an uneven pool the pictures that are in it."""
     opened, data = open_model(model), open_data(folder)
     network = opened.network
     found = {}
     for split in ("train", "val"):
         indices = data.splits[split][data.labels[data.splits[split]] < CLASSES]
+        if uneven and split == "train":
+            own = [indices[data.labels[indices] == label] for label in range(CLASSES)]
+            many = [round(len(one) * RATIO ** (-label / (CLASSES - 1))) for label, one in enumerate(own)]
+            indices = np.concatenate([one[:n] for one, n in zip(own, many, strict=True)])
         reader = Reader(data, opened.preprocess, threads=default_threads())
         rows = [part.rows for part in outputs(network, reader, indices, network.embed)]
         found[split] = (np.concatenate(rows), data.labels[indices].astype(np.int64))
@@ -86,7 +93,7 @@ def embedded(model: Path, folder: Path) -> dict[str, tuple[Vectors, NDArray[np.i
 
 
 def curve(
-    way: Way, found: dict[str, tuple[Vectors, NDArray[np.int64]]], seed: int, dice: np.random.Generator
+    way: Way, found: dict[str, tuple[Vectors, NDArray[np.int64]]], seed: int, dice: np.random.Generator, last: int
 ) -> list[float]:
     """Top-1 on val after each number of labels."""
     (x, y), (held, truth) = found["train"], found["val"]
@@ -99,7 +106,7 @@ def curve(
             return torch.from_numpy(rows) @ weight.T + bias
 
         scores.append(float((answers(held).argmax(1).numpy() == truth).mean()))
-        if len(labelled) >= LAST:
+        if len(labelled) >= last:
             return scores
         rest = np.setdiff1d(np.arange(len(x)), labelled)
         table = answers(x[rest]).double().softmax(1).numpy()
@@ -111,7 +118,8 @@ def against(rows: list[list[float]], chance: list[list[float]]) -> list[dict[str
     found = []
     for place in range(len(rows[0])):
         differences = [row[place] - base[place] for row, base in zip(rows, chance, strict=True)]
-        mean, half = statistics.fmean(differences), STUDENT * statistics.stdev(differences) / len(differences) ** 0.5
+        mean, half = statistics.fmean(differences), STUDENT[len(differences)] * statistics.stdev(differences)
+        half /= len(differences) ** 0.5
         found.append({"difference": mean, "low": mean - half, "high": mean + half})
     return found
 
@@ -120,14 +128,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--uneven", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("results/labelling.json"))
     args = parser.parse_args()
     begin = time.perf_counter()
-    found = embedded(args.model, args.data)
+    found, last = embedded(args.model, args.data, args.uneven), LAST[args.uneven]
     curves: dict[str, list[list[float]]] = {name: [] for name in WAYS}
-    for seed in SEEDS:
+    for seed in SEEDS[args.uneven]:
         for name, way in WAYS.items():
-            curves[name].append(curve(way, found, seed, np.random.default_rng([seed, 1])))
+            curves[name].append(curve(way, found, seed, np.random.default_rng([seed, 1]), last))
         told = {name: round(rows[-1][-1], 4) for name, rows in curves.items()}
         print(f"seed {seed}: {told}", file=sys.stderr, flush=True)
     ways: dict[str, Any] = {}
@@ -140,8 +149,9 @@ def main() -> None:
         {
             "what": f"{CLASSES} classes of Tiny ImageNet on the features of {open_model(args.model).network.arch.name} "
             "with published CIFAR-10 weights: top-1 on the pictures of val, by which pictures were labelled",
-            "command": "python benchmarks/labelling.py cifar10-resnet56 tiny-imagenet-50",
-            "labels": list(range(FIRST, LAST + 1, STEP)),
+            "command": "python benchmarks/labelling.py cifar10-resnet56 tiny-imagenet-50"
+            + (" --uneven" if args.uneven else ""),
+            "labels": list(range(FIRST, last + 1, STEP)),
             "pool": len(found["train"][0]),
             "tested": len(found["val"][0]),
             "ways": ways,
