@@ -1,10 +1,10 @@
 """Several processes that train and score as one: exactness, and what it costs.
 
-    python benchmarks/ranks.py FOLDER PICTURES [--kills 20] [--only kills,curves,scores,overhead,loader]
+    python benchmarks/ranks.py FOLDER PICTURES PHOTOGRAPHS [--kills 20] [--only kills,curves,scores,overhead,loader]
         [--out results/ranks.json]
 
-FOLDER is that of examples/demo_pictures.py, PICTURES holds CIFAR-10 as train/ and test/ with a folder for each class. A
-part that is not done again stays in the file as it is.
+FOLDER is that of examples/demo_pictures.py, PICTURES holds CIFAR-10 as train/ and test/ with a folder for each class,
+PHOTOGRAPHS some hundred JPEGs of full size in class folders. A part that is not done again stays in the file as it is.
 
 kills     one of two gloo ranks is killed with SIGKILL at random moments and torchrun starts both again, until the kills
           are used up: the run ends with the bytes of the one left alone.
@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 
 from common import spread, write
 from kill9 import losses, tensors
-from resnetkit.data.loader import Reader, draws, order, training_batches
+from resnetkit.data.loader import Indices, Reader, draws, order, training_batches
+from resnetkit.data.pictures import Data
 from resnetkit.data.source import open_data
 from resnetkit.data.transforms import DRAWS, Preprocess, augmented
 from resnetkit.recipe import Augment
@@ -190,12 +191,18 @@ def overhead(folder: str, scratch: Path) -> dict[str, Any]:
     }
 
 
-def loader(pictures: str) -> dict[str, Any]:
+def loader(pictures: str, photographs: str) -> dict[str, Any]:
     """The part `loader`: batches as training gets them, against the same work on pictures in a bare loop."""
-    data = open_data(pictures)
-    indices = data.splits["test"]
-    preprocess = Preprocess(32, "shorter", 32, "bilinear", 3, "RGB", (0.5,) * 3, (0.25,) * 3, True)
-    augment = Augment(crop="pad", pad=4)
+    small, large = open_data(pictures), open_data(photographs)
+    return {
+        "what": "share of the loader's processor time that is not reading, decoding, augmenting; one thread, batch 256",
+        "small": share(small, small.splits["test"], 32, Augment(crop="pad", pad=4)),
+        "photographs": share(large, np.resize(np.arange(len(large.labels)), 1024), 224, Augment(crop="resized")),
+    }
+
+
+def share(data: Data, indices: Indices, size: int, augment: Augment) -> dict[str, Any]:
+    preprocess = Preprocess(size, "shorter", size, "bilinear", 3, "RGB", (0.5,) * 3, (0.25,) * 3, True)
     reader = Reader(data, preprocess, threads=1)
     batches = len(indices) // 256
 
@@ -210,10 +217,10 @@ def loader(pictures: str) -> dict[str, Any]:
         return since(begin)
 
     def bare(epoch: int) -> NDArray[np.float64]:
+        begin = since(np.zeros(2))
         permuted = indices[order(0, epoch, len(indices))]
         table = draws(0, epoch, 0, batches * 256)
         assert table.shape[1] == DRAWS
-        begin = since(np.zeros(2))
         for place, index in enumerate(permuted[: batches * 256].tolist()):
             augmented(reader.open(index), preprocess, augment, table[place])
         return since(begin)
@@ -224,8 +231,8 @@ def loader(pictures: str) -> dict[str, Any]:
         pair = (ours(turn), bare(turn)) if turn % 2 else (bare(turn), ours(turn))[::-1]
         shares.append(1 - pair[1] / pair[0])
     return {
-        "what": "share of the loader's processor time that is not reading, decoding, augmenting; one thread, batch 256",
         "pictures": batches * 256,
+        "size": size,
         "share": spread([float(processor) for _, processor in shares]),
         "share_by_the_clock": spread([float(clock) for clock, _ in shares]),
     }
@@ -235,6 +242,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
     parser.add_argument("pictures")
+    parser.add_argument("photographs")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--only", default="kills,curves,scores,overhead,loader")
     parser.add_argument("--out", type=Path, default=Path("results/ranks.json"))
@@ -253,7 +261,7 @@ def main() -> None:
             elif part == "overhead":
                 found[part] = overhead(args.folder, scratch)
             elif part == "loader":
-                found[part] = loader(args.pictures)
+                found[part] = loader(args.pictures, args.photographs)
             else:
                 parser.error(f"--only {part}: no such part")
         write(args.out, found)

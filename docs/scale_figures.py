@@ -57,10 +57,11 @@ def ranks() -> str:
         f"| images/s, {name}, against one process alone | {times(ratio)} |"
         for name, ratio in overhead["against_alone"].items()
     ]
-    rows.append(
-        "| share of a loader's processor time that is not reading, decoding, augmenting | "
-        f"{times(found['loader']['share'], 3)} |"
-    )
+    for words, kind in (("PNGs of 32x32", "small"), ("JPEGs of full size, cropped to 224x224", "photographs")):
+        rows.append(
+            f"| share of a loader's processor time that is not reading, decoding, augmenting, {words} | "
+            f"{times(found['loader'][kind]['share'], 3)} |"
+        )
     return "\n".join(rows)
 
 

@@ -71,15 +71,18 @@ def test_nothing_escapes_the_tree() -> None:
         "cli_check",
         "cli_compare",
         "cli_evaluate",
+        "cli_explain",
+        "cli_export",
+        "cli_label",
         "cli_paper",
         "cli_predict",
         "cli_recipe",
-        "cli_export",
+        "cli_report",
         "cli_shard",
         "cli_weights",
-        "mnn",  # the converter, in a process of its own
-        "shell",
+        "mnn",
         "runs",
+        "shell",
     }
 
 
@@ -123,8 +126,8 @@ def test_version(resnet: Callable[..., tuple[int, str, str]]) -> None:
         ("trian photos", "no such command 'trian'; did you mean 'train'? (see: resnet --help)"),
         (
             "xyzzy",
-            "no such command 'xyzzy'; choose from train, resume, check, evaluate, compare, calibrate, predict, embed, "
-            "model, shard, recipe, paper, import, export, bench, bn",
+            "no such command 'xyzzy'; choose from train, resume, check, evaluate, compare, report, calibrate, "
+            "predict, explain, label-next, embed, model, shard, recipe, paper, import, export, bench, bn",
         ),
         ("recipe shwo small", "no such command 'shwo'; did you mean 'show'? (see: resnet recipe --help)"),
         ("train", "missing argument 'DATA' (see: resnet train --help)"),

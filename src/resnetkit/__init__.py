@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from resnetkit.evaluation import Result, evaluate
     from resnetkit.events import Finished, Stopped
     from resnetkit.exporting import export
+    from resnetkit.labelling import label_next
     from resnetkit.model import Architecture, ResNet, architecture
     from resnetkit.peers.sources import import_weights
     from resnetkit.prediction import Classifier, Prediction, load, predict
@@ -50,6 +51,7 @@ _HOME = {
     "evaluate": "evaluation",
     "export": "exporting",
     "import_weights": "peers.sources",
+    "label_next": "labelling",
     "load": "prediction",
     "open_data": "data.source",
     "predict": "prediction",
@@ -84,6 +86,7 @@ __all__ = [
     "evaluate",
     "export",
     "import_weights",
+    "label_next",
     "load",
     "open_data",
     "predict",

@@ -55,12 +55,19 @@ Examples:
   resnet train photos/
   resnet train photos/ --model resnet50 --epochs 30 --out runs/flowers
   resnet train photos/ --from weights.safetensors
+  resnet train photos/ --from weights.safetensors --freeze backbone
   resnet train cifar10:DIR --recipe cifar-paper --set optim.lr=0.05""",
 )
 @click.argument("data")
 @click.option("--val", metavar="DATA", help="Pictures to check with, where DATA has none of its own.")
 @click.option("--model", metavar="NAME", help="The network, such as resnet50; short for --set model.arch=NAME.")
 @click.option("--from", "weights", metavar="WEIGHTS", help="Begin from this model file or run instead of from scratch.")
+@click.option(
+    "--freeze",
+    metavar="PART",
+    help="With --from: what does not learn, up to and including this part: stem, layer1, … or backbone, which is "
+    "done in seconds (the recipe 'frozen').",
+)
 @click.option("--recipe", metavar="NAME|FILE.toml", help="How to train: 'small' by default, 'finetune' with --from.")
 @click.option("--epochs", metavar="N", help="How often every picture is seen; short for --set schedule.epochs=N.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change one key of the recipe; repeatable.")
@@ -78,6 +85,7 @@ def train(
     val: str | None,
     model: str | None,
     weights: str | None,
+    freeze: str | None,
     recipe: str | None,
     epochs: str | None,
     settings: tuple[str, ...],
@@ -95,7 +103,7 @@ def train(
     """
     from resnetkit.cli_recipe import asked
 
-    chosen = asked(recipe, model, epochs, settings, weights)
+    chosen = asked(recipe, model, epochs, settings, weights, freeze)
     from resnetkit.training import training
 
     return watch(
@@ -149,6 +157,7 @@ root.promise("cli_report", "report")
 root.promise("cli_calibrate", "calibrate")
 root.promise("cli_predict", "predict")
 root.promise("cli_explain", "explain")
+root.promise("cli_label", "label_next")
 
 
 @root.command(

@@ -131,14 +131,24 @@ def check_recipe(file: str) -> None:
 
 
 def asked(
-    recipe: str | None, model: str | None, epochs: str | None, settings: Sequence[str], weights: str | None
+    recipe: str | None,
+    model: str | None,
+    epochs: str | None,
+    settings: Sequence[str],
+    weights: str | None,
+    freeze: str | None = None,
 ) -> Recipe:
     """The recipe that the options of `train` ask for."""
     import json
 
     from resnetkit.recipe_file import with_settings
 
-    chosen = find_recipe(recipe or ("finetune" if weights else "small"))
+    if freeze is not None and weights is None:
+        raise UserError(f"--freeze {freeze}: layers that do not learn must have learnt before; give --from WEIGHTS")
+    usual = "frozen" if freeze == "backbone" else "finetune" if weights else "small"
+    chosen = find_recipe(recipe or usual)
+    if freeze is not None:
+        chosen = with_settings(chosen, [f"optim.freeze={json.dumps(freeze)}"], where="--freeze")
     if model is not None:
         chosen = with_settings(chosen, [f"model.arch={json.dumps(model)}"], where="--model")
     if epochs is not None:  # a length in steps would go before it

@@ -34,6 +34,10 @@ class Cost:
 
 def training_cost(recipe: Recipe, arch: Architecture) -> Cost:
     """The cost of a resolved recipe on one device, from a few timed steps where the training is long."""
+    if recipe.optim.optimizer == "lbfgs":  # every picture once, forward
+        pictures, side = int(recipe.optim.batch), recipe.data.size
+        assert not isinstance(side, str)
+        return Cost(pictures, work(arch, side) * pictures, None)
     pictures = recipe.schedule.steps * int(recipe.optim.batch)
     sides = shown_at(recipe)
     works = {side: PASSES * work(arch, side) * pictures * share for side, share in sides.items()}

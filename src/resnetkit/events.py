@@ -18,6 +18,14 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """So many of the training pictures are vectors."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Found:
     """What was found and decided, a sentence each."""
 
@@ -73,7 +81,7 @@ class Finished:
         return self.result._repr_html_()
 
 
-Event = Reading | Found | Progress | EpochDone | Evaluating | Finished
+Event = Reading | Embedding | Found | Progress | EpochDone | Evaluating | Finished
 
 
 class Stopped(Exception):  # noqa: N818 - a request that was followed, not a mistake

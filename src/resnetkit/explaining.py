@@ -153,7 +153,8 @@ def occlusion(network: ResNet, x: Tensor, target: int) -> Tensor:
     shape, steps = (x.shape[1], side, side), (x.shape[1], max(1, side // 2), max(1, side // 2))
 
     def log_probability(inputs: Tensor) -> Tensor:
-        return network(inputs).double().log_softmax(1)
+        shares: Tensor = network(inputs).double().log_softmax(1)
+        return shares
 
     with torch.no_grad():
         made: Tensor = (

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from resnetkit import checkpoint, runs
 from resnetkit.data.loader import Batch, Reader, mixing, side_at, training_batches
-from resnetkit.data.pictures import Data
+from resnetkit.data.pictures import Data, class_counts
 from resnetkit.distributed import ALONE, Ranks
 from resnetkit.errors import Diverged
 from resnetkit.evaluation import describe_protocol, score
-from resnetkit.events import EpochDone, Progress, Stopped
-from resnetkit.losses import classification_loss
+from resnetkit.events import Embedding, EpochDone, Found, Progress, Stopped
+from resnetkit.losses import balance_of, classification_loss
 from resnetkit.mixing import mixed, thin
 from resnetkit.model import Architecture, ResNet
 from resnetkit.normalising import set_statistics
@@ -113,6 +113,7 @@ class Loop:
         recipe = self.recipe = resolved.recipe
         self.batch, self.steps = int(recipe.optim.batch), recipe.schedule.steps
         self.per_epoch = len(data.splits["train"]) // self.batch
+        self.balance = balance_of(class_counts(data, data.splits["train"]), recipe.optim).to(state.device)
         self.epochs = math.ceil(self.steps / self.per_epoch)
         self.monitored = next((name for name in (recipe.run.watch, "val", "test") if name in data.splits), None)
         self.saved_step, self.saved_at = state.step, time.monotonic()
@@ -126,7 +127,7 @@ class Loop:
             with runs.resumable(self.folder):
                 runs.cut_log(self.folder, self.state.step)
 
-    def run(self) -> Iterator[Progress | EpochDone]:
+    def run(self) -> Iterator[Embedding | Found | Progress | EpochDone]:
         """Train to the end. Raises Stopped on SIGINT or SIGTERM, UserError when the loss is no longer a number."""
         state = self.state
         with stop_signals() as stop, contextlib.ExitStack() as ending:
@@ -175,6 +176,7 @@ class Loop:
             batch=self.batch,
             start=first,
             share=self.ranks.share(self.batch),
+            sampling=recipe.data.sampling,
         )
         clock = [time.monotonic()]
         with contextlib.closing(batches):
@@ -229,7 +231,7 @@ class Loop:
                 with torch.autocast(state.device.type, torch.bfloat16, enabled=self.recipe.run.precision == "bf16"):
                     logits = self.forward(x)
                 logits = logits.float()
-                loss = classification_loss(logits, y, share, optim)
+                loss = classification_loss(logits, y, share, optim, self.balance)
                 # The ranks' gradients are averaged: what is of the share's pictures must be of the batch's.
                 torch.autograd.backward(loss * (len(y) * self.ranks.world / self.batch))
             with torch.no_grad():

@@ -106,7 +106,10 @@ def tensors(parameters: list[nn.Parameter]) -> str:
 
 
 def make_optimizer(network: ResNet, recipe: Optim) -> torch.optim.Optimizer:
-    """LAMB, or SGD with momentum; SGD is fused, which is one pass over each parameter instead of three."""
+    """LAMB, or SGD with momentum; SGD is fused, which is one pass over each parameter instead of three.
+
+    "lbfgs" takes no steps here: see `head`.
+    """
     groups, _ = parameter_groups(network, recipe)
     if recipe.optimizer == "lamb":
         return Lamb(groups, lr=float(recipe.lr), momentum=recipe.momentum)

@@ -39,6 +39,7 @@ class Data:
     exif: bool = True  # turn the picture as its EXIF orientation says
     val: float = 0.2  # share of the training pictures kept back where the data have no validation split
     bad: Literal["stop", "skip"] = "stop"
+    sampling: Literal["uniform", "balanced"] = "uniform"  # "balanced": an epoch shows every class equally often
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,12 @@ class Augment:
 class Optim:
     """The optimizer and what changes the loss."""
 
-    optimizer: Literal["sgd", "lamb"] = "sgd"  # "lamb": arXiv 1904.00962
+    # "lamb": arXiv 1904.00962; "lbfgs": the dense layer alone, on vectors of all pictures at once; see `head`.
+    optimizer: Literal["sgd", "lamb", "lbfgs"] = "sgd"
     lr: float | Auto = "auto"  # the highest learning rate of the schedule
     momentum: float = 0.9  # LAMB: of the first moment; that of the second is 0.999
     nesterov: bool = False
-    weight_decay: float = 1e-4
+    weight_decay: float = 1e-4  # "lbfgs": 0 is the best of a few on pictures left out
     decay_all: bool = False  # True decays batch-norm weights and biases too, as the paper does
     batch: int | Auto = "auto"  # pictures per step
     accumulate: int = 1  # a step's batch, or each process' share of it, is worked off in this many parts
@@ -84,6 +86,8 @@ class Optim:
     loss: Literal["cross-entropy", "bce"] = "cross-entropy"  # "bce": each class is a yes or no (arXiv 2110.00476)
     target_threshold: float = 0.0  # for "bce": targets above it, after smoothing and mixing, become 1, the others 0
     label_smoothing: float = 0.0
+    class_weights: float = 0.0  # a picture's loss is divided by its class's number to this power; 0 is off
+    logit_adjustment: float = 0.0  # so many times log(share of the class) is added to logits (2007.07314); 0 is off
     ema: float = 0.0  # decay per step of the averaged weights that are evaluated and kept; 0 is off
     stochastic_depth: float = 0.0  # probability of skipping the last block; less before it (arXiv 1603.09382); 0 is off
     # Parts that do not learn, from the input up to and including this one; "backbone": all but the dense layer.
@@ -96,7 +100,7 @@ class Schedule:
     """The learning rate as a function of progress, in shares of the whole training."""
 
     epochs: float | Auto = "auto"
-    steps: int = 0  # > 0: the length in steps, instead of epochs
+    steps: int = 0  # > 0: the length in steps, instead of epochs; "lbfgs": the most iterations
     decay: Literal["cosine", "step"] = "cosine"
     milestones: tuple[float, ...] = (0.5, 0.75)  # shares of progress, for decay = "step"
     gamma: float = 0.1  # factor at each milestone

@@ -72,6 +72,8 @@ LIMITS = {
     "optim.clip": NOT_NEGATIVE,
     "optim.target_threshold": SHARE_BELOW_ONE,
     "optim.label_smoothing": SHARE_BELOW_ONE,
+    "optim.class_weights": SHARE,
+    "optim.logit_adjustment": NOT_NEGATIVE,
     "optim.ema": SHARE_BELOW_ONE,
     "optim.stochastic_depth": SHARE_BELOW_ONE,
     "optim.layer_decay": SHARE_ABOVE_ZERO,
@@ -307,8 +309,11 @@ def _check_together(recipe: Recipe, where: str) -> None:
         raise UserError(f"optim.nesterov = true in {where}: needs optim.momentum > 0")
     if optim.nesterov and optim.optimizer == "lamb":
         raise UserError(f'optim.nesterov = true in {where}: is SGD\'s; leave it out with optim.optimizer = "lamb"')
+    if optim.optimizer == "lbfgs":
+        _check_frozen(recipe, where)
     if optim.target_threshold and optim.loss != "bce":
         raise UserError(f'optim.target_threshold = {optim.target_threshold} in {where}: needs optim.loss = "bce"')
+    _check_balance(recipe, where)
     if recipe.run.compile and (optim.stochastic_depth or recipe.run.activation_checkpointing):
         other = "optim.stochastic_depth" if optim.stochastic_depth else "run.activation_checkpointing"
         raise UserError(f"run.compile = true in {where}: does not go with {other}; choose one of the two")
@@ -325,6 +330,33 @@ def _check_together(recipe: Recipe, where: str) -> None:
             f"schedule.warmup_steps = {schedule.warmup_steps} in {where}: "
             f"must be below schedule.steps = {schedule.steps}"
         )
+
+
+def _check_balance(recipe: Recipe, where: str) -> None:
+    """What makes up for classes of unlike size does so once."""
+    optim = recipe.optim
+    asked = {"data.sampling": recipe.data.sampling == "balanced", "optim.class_weights": optim.class_weights}
+    on = [key for key, value in (asked | {"optim.logit_adjustment": optim.logit_adjustment}).items() if value]
+    if len(on) > 1:
+        raise UserError(f"{' and '.join(on)} in {where}: each makes up for small classes; choose one")
+    if optim.logit_adjustment and optim.loss == "bce":
+        raise UserError(f'optim.logit_adjustment in {where}: is of softmax; set optim.loss = "cross-entropy"')
+
+
+def _check_frozen(recipe: Recipe, where: str) -> None:
+    """What "lbfgs" needs: it sees the vector of each picture, once and unchanged."""
+    optim, augment, what = recipe.optim, recipe.augment, f'optim.optimizer = "lbfgs" in {where}'
+    if optim.freeze != "backbone":
+        raise UserError(f'{what}: fits the dense layer alone; set optim.freeze = "backbone"')
+    if recipe.data.sampling == "balanced":
+        raise UserError(f"{what}: sees every picture once; set optim.class_weights = 1 in place of data.sampling")
+    off = {"flip": False, "colour": 0, "jitter": 0, "policy": "none", "erase": 0, "mixup": 0, "cutmix": 0}
+    for key, value in ({"crop": "none", "repeats": 1, "sizes": ()} | off).items():
+        if getattr(augment, key) != value:
+            raise UserError(f"{what}: sees every picture once, unchanged; set augment.{key} = {_toml(value)}")
+    for key, value in {"ema": 0, "stochastic_depth": 0, "nesterov": False, "clip": 0, "layer_decay": 1}.items():
+        if getattr(optim, key) != value:
+            raise UserError(f"{what}: has no use for optim.{key}; set it to {_toml(value)}")
 
 
 def _toml(value: Any) -> str:

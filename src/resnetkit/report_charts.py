@@ -70,7 +70,8 @@ def coverage_curve(rows: Sequence[Answered]) -> Chart:
     with mpl.rc_context(RC):
         figure, axes = frame("pictures that are answered", "of those, right")
         x = [row.coverage for row in shown]
-        axes.fill_between(x, *zip(*(row.interval for row in shown), strict=True), color=RIGHT, alpha=0.3, linewidth=0)
+        lowest, highest = ([row.interval[end] for row in shown] for end in (0, 1))
+        axes.fill_between(x, lowest, highest, color=RIGHT, alpha=0.3, linewidth=0)
         axes.plot(x, [row.accuracy for row in shown], "-", color=HELD, lw=1.8, clip_on=False)
         floor = min(row.interval[0] for row in shown if row.coverage >= 0.2)
         axes.set_xlim(0, 1)

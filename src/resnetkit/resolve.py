@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from resnetkit.weights import ModelFile, asked_architecture
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY_MEAN, GREY_STD = (0.449,), (0.226,)  # the averages of the three
+ITERATIONS = 300  # of L-BFGS at most
 SHOWN = 200_000  # pictures in a whole training from scratch, where the recipe leaves the length open
 
 
@@ -36,7 +38,14 @@ class Resolved:
 def resolve(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None) -> Resolved:
     """Decide all that is open. `data` is already split; `weights` is what training begins from."""
     rules: list[str] = []
+    if recipe.optim.optimizer == "lbfgs" and weights is None:
+        raise UserError('optim.optimizer="lbfgs": a backbone that does not learn must have learnt before; give --from')
     recipe = resolve_input(recipe, data, audit, weights, rules)
+    if recipe.data.sampling == "balanced" and data.shards is not None:
+        raise UserError(
+            f'data.sampling="balanced": the pictures of {data.spec} lie in far shards, which are read one group after '
+            "the other; set optim.class_weights=1 instead"
+        )
     recipe = resolve_length(recipe, len(data.splits["train"]), rules)
     recipe = resolve_run(recipe, rules)
     if recipe.run.watch == "test" and "test" not in data.splits:
@@ -138,6 +147,8 @@ def take_over(recipe: Recipe, weights: ModelFile, rules: list[str]) -> Recipe:
 def resolve_length(recipe: Recipe, pictures: int, rules: list[str]) -> Recipe:
     """Batch, learning rate, epochs and warm-up, from the number of training pictures."""
     optim, schedule = recipe.optim, recipe.schedule
+    if optim.optimizer == "lbfgs":
+        return resolve_at_once(recipe, pictures, rules)
     if optim.batch == "auto":
         fitting = next((size for size, least in ((128, 10_000), (64, 1_000), (32, 200)) if pictures >= least), 16)
         optim = replace(optim, batch=fitting)
@@ -164,6 +175,19 @@ def resolve_length(recipe: Recipe, pictures: int, rules: list[str]) -> Recipe:
         schedule = replace(schedule, warmup_steps=int(schedule.warmup_share * steps + 1e-9))
         rules.append(f"warm-up {schedule.warmup_steps} steps: {100 * schedule.warmup_share:.3g} % of {steps:,}")
     return replace(recipe, optim=optim, schedule=schedule)
+
+
+def resolve_at_once(recipe: Recipe, pictures: int, rules: list[str]) -> Recipe:
+    """All pictures in a batch, each step an iteration. Raises UserError where the recipe wants another batch."""
+    optim, schedule = recipe.optim, recipe.schedule
+    if optim.batch not in ("auto", pictures):
+        raise UserError(
+            f'optim.batch={optim.batch}: "lbfgs" takes all {pictures:,} training pictures at once; leave it out'
+        )
+    epochs = schedule.steps or (ITERATIONS if schedule.epochs == "auto" else math.ceil(schedule.epochs))
+    rules.append(f"at most {epochs} iterations of L-BFGS, each over all {pictures:,} training pictures")
+    optim = replace(optim, batch=pictures, lr=1.0)
+    return replace(recipe, optim=optim, schedule=replace(schedule, epochs=epochs, steps=epochs, warmup_steps=0))
 
 
 def resolve_run(recipe: Recipe, rules: list[str]) -> Recipe:

@@ -65,9 +65,9 @@ class Commands(click.Group):
         self.commands: Later = Later()
 
     def promise(self, module: str, *names: str) -> None:
-        """Commands that the functions of these names in a module of ours are; `import_` is the command import."""
+        """Commands that the functions of these names in a module are; `import_` is import, `label_next` label-next."""
         for name in names:
-            self.commands.found[name.rstrip("_")] = (f"resnetkit.{module}", name)
+            self.commands.found[name.rstrip("_").replace("_", "-")] = (f"resnetkit.{module}", name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self.commands)

@@ -46,6 +46,24 @@ def finetune() -> Recipe:
     )
 
 
+def frozen() -> Recipe:
+    """The dense layer alone, from weights whose other layers stay as they are: seconds instead of minutes.
+
+        resnet train photos/ --from weights.safetensors --freeze backbone
+
+    Every picture is embedded once, and its vector kept for the next time; the layer is fitted by L-BFGS, with the
+    weight decay that is best on fifths of the training pictures.
+    Result: not yet measured
+    """
+    return Recipe(
+        name="frozen",
+        data=Data(normalise="weights"),
+        augment=Augment(crop="none", flip=False),
+        optim=Optim(optimizer="lbfgs", freeze="backbone", weight_decay=0.0),
+        run=Run(precision="fp32"),
+    )
+
+
 def digits() -> Recipe:
     """scikit-learn's digits, 8x8 grey pictures, enlarged to 16x16, with a ResNet-20.
 
@@ -329,6 +347,7 @@ def imagenet_fast() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "small": small,
     "finetune": finetune,
+    "frozen": frozen,
     "digits": digits,
     "fashion-mnist": fashion_mnist,
     "cifar-paper": cifar_paper,

@@ -72,14 +72,16 @@ def opening_lines(data: Data, audit: Audit, resolved: Resolved, environment: Env
     """What was found and decided, a sentence each."""
     recipe = resolved.recipe
     steps = count(recipe.schedule.steps, "step", "steps")
+    length = f"{recipe.schedule.epochs:g} epochs in {steps} of {recipe.optim.batch}, learning rate {recipe.optim.lr:g}"
+    if recipe.optim.optimizer == "lbfgs":
+        length = "the dense layer alone, fitted to vectors of the pictures"
     counts = ", ".join(f"{name} {len(indices):,}" for name, indices in data.splits.items())
     return [
         f"{data.spec}: {len(data.classes)} classes; pictures: {counts}",
         sizes(data, audit),
         *data.notes,
         f"{resolved.arch.name}, {sum(p.numel() for p in network.parameters()):,} parameters; {resolved.preprocess}",
-        f"recipe {recipe.name}: {recipe.schedule.epochs:g} epochs in {steps} of {recipe.optim.batch}, "
-        f"learning rate {recipe.optim.lr:g}, {recipe.run.precision}",
+        f"recipe {recipe.name}: {length}, {recipe.run.precision}",
         *environment.derived,
         parameter_groups(network, recipe.optim)[1],
         f"device {environment.device}, {environment.torch_threads} threads",
@@ -90,6 +92,8 @@ def opening_lines(data: Data, audit: Audit, resolved: Resolved, environment: Env
 def cost_line(resolved: Resolved) -> str:
     """What the training will cost, in words."""
     cost = training_cost(resolved.recipe, resolved.arch)
+    if resolved.recipe.optim.optimizer == "lbfgs":
+        return f"cost: {cost.pictures:,} pictures embedded, less those that were before"
     line = f"cost: {cost.pictures:,} pictures shown, {amount(cost.multiply_adds)} multiply-adds"
     if cost.seconds is None:
         return line

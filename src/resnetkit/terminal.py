@@ -124,10 +124,12 @@ class Watcher:
         self.told = False
 
     def show(self, event: Event) -> None:
-        from resnetkit.events import EpochDone, Evaluating, Found, Progress, Reading
+        from resnetkit.events import Embedding, EpochDone, Evaluating, Found, Progress, Reading
 
         if isinstance(event, Reading):
             self.live(f"reading pictures: {event.done:,} of {event.total:,}")
+        elif isinstance(event, Embedding):
+            self.live(f"embedding pictures: {event.done:,} of {event.total:,}")
         elif isinstance(event, Found):
             self.found(event)
         elif isinstance(event, Progress):

@@ -30,6 +30,7 @@ from resnetkit.distributed import ALONE, Ranks, joined
 from resnetkit.errors import UserError
 from resnetkit.evaluation import Result, choose_split, describe_protocol, score
 from resnetkit.events import Evaluating, Event, Finished, Found, Stopped
+from resnetkit.frozen import FrozenLoop
 from resnetkit.looking import look_at, open_both
 from resnetkit.loop import Loop, State, determinism
 from resnetkit.recipe import Optim, Recipe
@@ -209,6 +210,8 @@ def make_loop(folder: Path, resolved: Resolved, data: Data, audit: Audit, ranks:
 
     The ranks of one machine share its threads and its memory. Raises UserError where they cannot share the batch.
     """
+    if resolved.recipe.optim.optimizer == "lbfgs" and ranks is not ALONE:
+        raise UserError('optim.optimizer="lbfgs": one process fits the dense layer; start it without torchrun')
     check_shares(resolved.recipe.optim, ranks.world)
     run, preprocess = resolved.recipe.run, resolved.preprocess
     if run.device == "cuda" and ranks.local >= torch.cuda.device_count():
@@ -219,6 +222,8 @@ def make_loop(folder: Path, resolved: Resolved, data: Data, audit: Audit, ranks:
     pixels = seen * len(data.used()) // max(1, len(used))
     keep = pixels * preprocess.channels * ranks.here <= run.cache_mb * 2**20
     reader = Reader(data, preprocess, threads=max(1, int(run.threads) // ranks.here), keep=keep)
+    if resolved.recipe.optim.optimizer == "lbfgs":
+        return FrozenLoop(folder, resolved, data, reader, State(resolved), audit)
     return Loop(folder, resolved, data, reader, State(resolved), ranks)
 
 

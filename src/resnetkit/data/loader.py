@@ -115,6 +115,24 @@ def shown(data: Data, indices: Indices, seed: int, epoch: int) -> Indices:
     return indices[places]
 
 
+def evenly(labels: Indices, seed: int, epoch: int) -> Indices:
+    """As many places among 0 … n - 1 as there are labels (n,), with every class in them as often as any other, to one.
+
+    Of a class with more pictures than that, other ones are shown in each epoch; those of one with fewer are all shown
+    as often as each other, to one.
+    """
+    source = np.random.Generator(stream(ORDER, seed, epoch).jumped())
+    members = np.argsort(labels, kind="stable")
+    counts = np.unique(labels, return_counts=True)[1]
+    quota = np.full(len(counts), len(labels) // len(counts))
+    quota[source.permutation(len(counts))[: len(labels) % len(counts)]] += 1
+    parts = []
+    for own, wanted in zip(np.split(members, np.cumsum(counts)[:-1]), quota.tolist(), strict=True):
+        times, rest = divmod(wanted, len(own))
+        parts += [np.tile(own, times), source.permutation(own)[:rest]]
+    return source.permutation(np.concatenate(parts))
+
+
 def repeated(places: Indices, times: int) -> Indices:
     """Each of the first places `times` times in a row, as many as there were: an epoch then shows n / times pictures.
 
@@ -196,15 +214,21 @@ def training_batches(
     batch: int,
     start: int = 0,
     share: tuple[int, int] | None = None,
+    sampling: str = "uniform",
 ) -> Generator[Batch, None, None]:
     """The epoch's batches from number `start` on, all of exactly `batch` pictures, or of each its part `share`.
 
     share    begin and end within a batch, for a process that works on it together with others
+    sampling "uniform": each picture once; "balanced": `evenly`
 
     The remainder of an epoch (fewer than `batch` pictures, other ones each epoch) is left out.
     Raises UserError naming the pictures of a batch that cannot be read.
     """
-    permuted = repeated(shown(reader.data, indices, seed, epoch), augment.repeats)
+    if sampling == "balanced":
+        order_of_epoch = indices[evenly(reader.data.labels[indices], seed, epoch)]
+    else:
+        order_of_epoch = shown(reader.data, indices, seed, epoch)
+    permuted = repeated(order_of_epoch, augment.repeats)
 
     def make(out: Pixels, first: int) -> dict[int, str]:
         table = draws(seed, epoch, first, len(out))
