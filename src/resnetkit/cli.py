@@ -142,6 +142,7 @@ root.promise("cli_evaluate", "evaluate")
 root.promise("cli_compare", "compare")
 root.promise("cli_calibrate", "calibrate")
 root.promise("cli_predict", "predict")
+root.promise("cli_serve", "serve")
 
 
 @root.command(

@@ -309,14 +309,19 @@ def fill(out: Pixels, name: str, preprocess: Preprocess, contents: Contents | No
 
 def asked(opened: Opened, pictures: Pixels, top: int, where: str) -> list[tuple[tuple[str, float], ...]]:
     """For each picture the first classes and their probabilities."""
-    logits, classes = opened.run(pictures), opened.about.classes
+    return ranked(opened.run(pictures), opened.about, top, where)
+
+
+def ranked(logits: NDArray[np.float32], about: About, top: int, where: str) -> list[tuple[tuple[str, float], ...]]:
+    """For each row of logits the first classes and their probabilities. Raises UserError as `answers`."""
+    classes = about.classes
     if logits.shape[1] != len(classes):
         raise UserError(
             f"{where}: answers {logits.shape[1]:,} classes, and its metadata name {len(classes):,}; export it again"
         )
     if not np.isfinite(logits).all():
         raise Diverged(f"{where}: the network answers with what is no number; train it anew with a smaller optim.lr")
-    shares = probabilities(logits, opened.about.temperature)
+    shares = probabilities(logits, about.temperature)
     # By the logits: shares may be so small that they are equal.
     first = np.argsort(-logits, axis=1, kind="stable")[:, :top].tolist()
     return [tuple((classes[i], float(row[i])) for i in best) for best, row in zip(first, shares, strict=True)]

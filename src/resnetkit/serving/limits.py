@@ -18,6 +18,7 @@ class Limits:
     body: int = 32 * MIB  # bytes of one request's body
     bodies: int = 256 * MIB  # bytes of all bodies that are in memory
     pixels: int = 50_000_000  # of one picture, before it is decoded
+    json: int = 4 * MIB  # bytes of JSON: as Python values it takes many times that; large tensors come as they are
     batch: int = 64  # pictures in one request
     queue: int = 1024  # pictures of one model that are under way
     latency: float = 1.0  # seconds from a whole request to its answer that are aimed at; more are refused at once
@@ -40,7 +41,7 @@ class Limits:
 
 def limits_of(settings: Iterable[str]) -> Limits:
     """Limits with some of them set, each as `NAME=VALUE`. Raises UserError."""
-    kinds = {field.name: type(field.default) for field in fields(Limits)}
+    kinds = {field.name: float if isinstance(field.default, float) else int for field in fields(Limits)}
     found: dict[str, int | float] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
@@ -48,7 +49,7 @@ def limits_of(settings: Iterable[str]) -> Limits:
             hint = nearest(name, kinds) or f"; choose from {', '.join(kinds)}"
             raise UserError(f"--limit {setting}: no such limit, or no NAME=VALUE{hint}")
         try:
-            value = kinds[name](text)
+            value: float = kinds[name](text)
         except ValueError:
             value = -1
         if not math.isfinite(value) or value < 0 or (value == 0 and name != "drain"):
