@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint native docs parity clean
+.PHONY: help demo test test-all lint native docs parity clean
 
 help:
 	@echo "make demo    install into .venv, then train, evaluate and predict on scikit-learn's digits (about 2 minutes)"
 	@echo "make test    everything that must hold: style, types, tests"
+	@echo "make test-all  the same, with the tests that kill ranks and workers and compile networks, some minutes more"
 	@echo "make native  build native/, which makes JPEG crops faster, into .venv; needs a C compiler and libjpeg-turbo's headers"
 	@echo "make parity  prove anew that models go to timm, Transformers and torchvision and back; writes results/parity.json"
 	@echo "make docs    write the figures in README.md and docs/ anew from results/*.json"
@@ -40,6 +41,9 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 test: lint .venv/peers
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m 'not slow'
+
+test-all: lint .venv/peers
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # Tests of it are skipped where it is not installed.

@@ -31,7 +31,8 @@ from resnetkit.shipped import shipped
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
-MARKDOWN = ("README.md", "docs/recipes.md", "docs/paper.md", "docs/scale.md", "docs/speed.md", "docs/weights.md")
+PAGES = ("check", "paper", "recipes", "scale", "speed", "weights")
+MARKDOWN = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 RECIPES = "src/resnetkit/shipped.py"
 
 
@@ -217,10 +218,35 @@ def keys() -> str:
     return "```toml\n" + dumps(shipped("small")).strip() + "\n```"
 
 
+def checking() -> str:
+    """What `resnet check` finds of planted faults."""
+    found = result("checking")
+    false = {row["kind"]: row["false_alarms"] for row in found["kinds"] if "false_alarms" in row}
+    rows = [row for row in found["kinds"] if "planted" in row]
+    lines = ["| planted in a copy | found | of | false alarms |", "|---|---:|---:|---:|"]
+    for row in rows:
+        copy = row["kind"] not in false
+        alarms = f"{false['leak-near']} of all near copies" if copy else str(false[row["kind"]])
+        name = f"near copy across splits: {row['kind']}" if copy else row["kind"]
+        lines.append(f"| {name} | {row['found']} | {row['planted']} | {alarms} |")
+    clean, wrong = (found["labels"][key] for key in ("as they are", "3 % wrong"))
+    lines.append(
+        f"| wrong labels, {found['labels']['data']} | {wrong['found']} | {wrong['planted']} | "
+        f"{wrong['false_alarms']} of {wrong['pictures']:,} |"
+    )
+    lines.append(f"| the same, none planted | - | 0 | {clean['false_alarms']} of {clean['pictures']:,} |")
+    speed = found["pictures_per_second"]
+    return "\n".join(lines) + (
+        f"\n\n{found['data']['pictures']:,} pictures of {found['data']['classes']} classes of Tiny ImageNet, "
+        f"checked in {found['seconds']['as_it_is']:.0f} s on {machine(found)}; reading alone "
+        f"{speed['median']:,.0f} pictures/s ({speed['lowest']:,.0f} to {speed['highest']:,.0f})."
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {"accuracy": accuracy, "published": published, "speed": speed, "keys": keys}
 TABLES |= {"parity": parity, "transfer": transfer}
 TABLES |= speed_figures.TABLES | scale_figures.TABLES
-TABLES |= {"paper": paper, "states": states, "degradation": degradation}
+TABLES |= {"paper": paper, "states": states, "degradation": degradation, "checking": checking}
 
 
 def contract(name: str) -> str:

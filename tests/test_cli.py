@@ -68,6 +68,7 @@ def test_nothing_escapes_the_tree() -> None:
         "cli",
         "cli_bench",
         "cli_calibrate",
+        "cli_check",
         "cli_compare",
         "cli_evaluate",
         "cli_paper",
@@ -122,7 +123,7 @@ def test_version(resnet: Callable[..., tuple[int, str, str]]) -> None:
         ("trian photos", "no such command 'trian'; did you mean 'train'? (see: resnet --help)"),
         (
             "xyzzy",
-            "no such command 'xyzzy'; choose from train, resume, evaluate, compare, calibrate, predict, embed, "
+            "no such command 'xyzzy'; choose from train, resume, check, evaluate, compare, calibrate, predict, embed, "
             "model, shard, recipe, paper, import, export, bench, bn",
         ),
         ("recipe shwo small", "no such command 'shwo'; did you mean 'show'? (see: resnet recipe --help)"),

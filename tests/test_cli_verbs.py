@@ -53,7 +53,7 @@ def test_train_asks_for_what_its_options_say(
     assert resnet("train", "photos", "--from", "w.safetensors", "--out", "r")[0] == 0
     options = ["--model", "resnet50", "--epochs", "3", "--set", "optim.lr=0.5", "--set", "run.seed=7"]
     assert resnet("train", "photos", "--recipe", str(file), *options)[0] == 0
-    nothing = {"val": None, "weights": None, "out": None, "track": ()}
+    nothing = {"val": None, "weights": None, "out": None, "track": (), "exclude": ()}
     assert calls[0] == ("photos", {**nothing, "recipe": shipped("small")})
     assert calls[1] == ("photos", {**nothing, "recipe": shipped("finetune"), "weights": "w.safetensors", "out": "r"})
     asked = calls[2][1]["recipe"]
@@ -111,7 +111,7 @@ def test_evaluate(resnet: Callable[..., tuple[int, str, str]], monkeypatch: pyte
     assert Result.from_dict(value) == RESULT
     assert resnet("evaluate", "m")[:2][1].startswith("top-1 66.67 % (2 of 3; 95 % interval 20.00 to 90.00)\n")
     device = cli.device()
-    usual = {"device": device, "protocol": Protocol(), "ensemble": (), "labels": None}
+    usual = {"device": device, "protocol": Protocol(), "ensemble": (), "labels": None, "exclude": ()}
     assert [named.pop("progress") is not None for _, named in calls] == [True, True]
     assert calls[0] == (("m", "photos"), {"split": "val", "bad": "skip", **usual})
     assert calls[1] == (("m", None), {"split": None, "bad": "stop", **usual})

@@ -118,6 +118,7 @@ class TestCluster:
         code, out, _ = resnet(*line, str(tmp_path), "--json")
         assert (code, out) == (0, "")
 
+    @pytest.mark.slow
     def test_only_what_is_missing_or_damaged_is_made_anew(self, tmp_path: Path, wanted: Any) -> None:
         done = list(score(asked(tmp_path)))
         assert sum(part.pictures for part in done) == PICTURES
@@ -134,6 +135,7 @@ class TestCluster:
         assert [path.stat().st_mtime_ns for path in (kept[0], kept[2], kept[3], kept[5])] == before
         assert sorted(tmp_path.iterdir()) == kept
 
+    @pytest.mark.slow
     def test_a_worker_that_is_killed_is_replaced(self, tmp_path: Path, wanted: Any) -> None:
         """It is killed while it reads a picture, which is a pipe until then."""
         names = wanted["path"].to_pylist()
@@ -149,6 +151,7 @@ class TestCluster:
         assert sorted(part.part for part in found) == sorted(path.name for path in (tmp_path / "parts").iterdir())
         assert rows(tmp_path / "parts").equals(wanted)
 
+    @pytest.mark.slow
     def test_from_a_bucket_into_a_bucket(self, resnet: Run, tmp_path: Path, wanted: Any, store: Proxy) -> None:
         for path in sorted(Path("photos").iterdir()):
             store.add(path.name, path.read_bytes())

@@ -239,6 +239,7 @@ def test_the_run_folder_is_that_of_one_process(undisturbed: Path, pictures: Path
     assert json.loads((undisturbed / "result.json").read_text())["result"]["correct"] == own.correct
 
 
+@pytest.mark.slow
 def test_a_rank_killed_and_started_again_ends_with_the_same_bytes(
     undisturbed: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -268,7 +269,9 @@ def test_a_signal_to_one_rank_stops_all_and_one_process_goes_on(pictures: Path, 
     assert [step for step, *_ in runs.read_steps(run)] == list(range(1, 4 * 30 + 1))
 
 
-@pytest.mark.parametrize("setting", ["optim.ghost_batch=4", "optim.sync_norm=true"])
+@pytest.mark.parametrize(
+    "setting", ["optim.ghost_batch=4", pytest.param("optim.sync_norm=true", marks=pytest.mark.slow)]
+)
 def test_two_ranks_compute_what_one_process_does(setting: str, pictures: Path, tmp_path: Path) -> None:
     """Up to the order of sums: losses of all steps, and the running statistics in the score of the last epoch."""
     settings = ("schedule.epochs=2", "run.eval_epochs=1", setting)
@@ -337,6 +340,7 @@ def test_a_rank_that_cannot_go_on_says_why(pictures: Path, tmp_path: Path) -> No
     assert errors.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_gone_is_named(pictures: Path, tmp_path: Path) -> None:
     processes = start(2, "train", pictures, *options("schedule.epochs=500"), "--out", tmp_path / "run")
     wait_for("epoch", processes[0])

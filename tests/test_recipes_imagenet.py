@@ -112,7 +112,8 @@ def test_sizes_change_what_the_network_sees_and_not_what_is_scored(
     forward = model.ResNet.forward
 
     def noting(self: Any, x: torch.Tensor) -> torch.Tensor:
-        seen.append((self.training, x.shape[-1]))
+        if x.device.type != "meta":  # where multiply-adds are counted
+            seen.append((self.training, x.shape[-1]))
         return forward(self, x)
 
     monkeypatch.setattr(model.ResNet, "forward", noting)

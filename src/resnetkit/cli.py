@@ -19,7 +19,7 @@ import click
 from resnetkit import shell
 from resnetkit.errors import UserError
 from resnetkit.rendezvous import rank
-from resnetkit.shell import Commands, complain, device, emit, json_option
+from resnetkit.shell import Commands, complain, device, emit, exclude_option, json_option
 from resnetkit.version import __version__
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ Examples:
     multiple=True,
     help="Tell this tracker of every step and score while it runs; repeatable.",
 )
+@exclude_option
 @json_option
 def train(
     data: str,
@@ -82,6 +83,7 @@ def train(
     settings: tuple[str, ...],
     out: str | None,
     track: tuple[str, ...],
+    exclude: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Train on DATA: a folder with one folder of pictures per class, or with train/ and val/ of such folders; a
@@ -96,7 +98,9 @@ def train(
     chosen = asked(recipe, model, epochs, settings, weights)
     from resnetkit.training import training
 
-    return watch(training(data, val=val, recipe=chosen, weights=weights, out=out, track=track), as_json)
+    return watch(
+        training(data, val=val, recipe=chosen, weights=weights, out=out, track=track, exclude=exclude), as_json
+    )
 
 
 def watch(events: Iterator[Event], as_json: bool) -> int:
@@ -138,6 +142,7 @@ def resume(run: str, as_json: bool) -> int:
     return watch(resuming(run), as_json)
 
 
+root.promise("cli_check", "check")
 root.promise("cli_evaluate", "evaluate")
 root.promise("cli_compare", "compare")
 root.promise("cli_calibrate", "calibrate")

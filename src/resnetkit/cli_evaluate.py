@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resnetkit.errors import UserError
-from resnetkit.shell import bad_option, device, emit, json_option, whole_numbers
+from resnetkit.shell import bad_option, device, emit, exclude_option, json_option, whole_numbers
 
 if TYPE_CHECKING:
     from resnetkit.evaluation import Submission
@@ -40,6 +40,7 @@ Examples:
 @click.option("--crop", type=float, metavar="X", help="Share of the resized side, by default the model's own.")
 @click.option("--ensemble", metavar="MODEL", multiple=True, help="A further model to average with; repeatable.")
 @click.option("--labels", metavar="FILE|numbers", help="ReaL's .json, a table path,label, or folders called by number.")
+@exclude_option
 @click.option("--submission", metavar="FILE", help="Write the five best answers for each picture, for ILSVRC's server.")
 @json_option
 def evaluate(
@@ -50,6 +51,7 @@ def evaluate(
     submission: str | None,
     labels: str | None,
     bad: str,
+    exclude: tuple[str, ...],
     **choices: Any,
 ) -> None:
     """Score MODEL on labelled pictures: accuracy with a 95 % interval, top-5, calibration, every class.
@@ -71,12 +73,14 @@ def evaluate(
     if submission is not None:
         if data is None or labels is not None or bad != "stop":
             raise UserError("--submission: needs DATA, and goes with neither --labels nor --bad skip")
+        if exclude:
+            raise UserError("--submission: goes without --exclude; the server wants an answer for every picture")
         with scoring() as progress:
             written = evaluation.submit(model, data, submission, progress=progress, **choices)
         show_submission(written, as_json)
         return
     with scoring() as progress:
-        result = evaluation.evaluate(model, data, bad=bad, labels=labels, progress=progress, **choices)
+        result = evaluation.evaluate(model, data, bad=bad, labels=labels, exclude=exclude, progress=progress, **choices)
     if as_json:
         emit(result.to_dict())
     else:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from resnetkit.about import model_path
 from resnetkit.atomic import write_text
+from resnetkit.data.excluded import names_of_run, read_names, without_names
 from resnetkit.data.imagenet import submission, submission_lines
-from resnetkit.data.labels import Labels, read_labels, unmatched
+from resnetkit.data.labels import Labels, read_labels, same_classes, unmatched
 from resnetkit.data.loader import Reader, default_threads
-from resnetkit.data.pictures import Data, name_bad, plain_name
+from resnetkit.data.pictures import Data, name_bad
 from resnetkit.data.source import absolute, open_data
 from resnetkit.data.split import load_split
 from resnetkit.data.transforms import Preprocess
@@ -199,6 +200,7 @@ def evaluate(
     protocol: Protocol = ONE_CROP,
     ensemble: Sequence[str | Path | ModelFile] = (),
     labels: str | Path | None = None,
+    exclude: Sequence[str | Path] = (),
     progress: Progress | None = None,
 ) -> Result:
     """Score a model on pictures.
@@ -209,12 +211,16 @@ def evaluate(
     protocol  the views of a picture that are averaged; see `resnetkit.protocol`
     ensemble  further models of the same classes; the mean of all probabilities is scored
     labels    other labels than the pictures' own; see `data.labels.read_labels`
+    exclude   files with names of pictures to leave out; see `data.excluded`
     progress  is called with a `Scoring` after every batch
     Under torchrun its processes divide the pictures among them, and all return the same.
     Raises UserError, also when the pictures have a class that the model does not know.
     """
     with joined() as ranks:
-        asked = ask_for(model, data, split=split, device=device, protocol=protocol, ensemble=ensemble, labels=labels)
+        left = read_names(exclude)
+        asked = ask_for(
+            model, data, split=split, device=device, protocol=protocol, ensemble=ensemble, labels=labels, exclude=left
+        )
         if asked.labels is None and asked.split in asked.data.unlabelled:
             raise UserError(
                 f"{asked.data.spec}: {asked.split} has no labels; write the answers down with --submission FILE (in "
@@ -305,13 +311,17 @@ def ask_for(
     protocol: Protocol,
     ensemble: Sequence[str | Path | ModelFile],
     labels: str | Path | None = None,
+    exclude: Sequence[str] = (),
 ) -> Asked:
     """Open what `evaluate` is given. Raises UserError."""
     models = [model, *ensemble]
     opened = [each if isinstance(each, ModelFile) else open_model(each) for each in models]
-    columns = [same_classes(opened[0].classes, each.classes, of) for each, of in zip(opened, models, strict=True)]
+    columns = [
+        same_classes(opened[0].classes, each.classes, each.network.arch.name if isinstance(of, ModelFile) else str(of))
+        for each, of in zip(opened, models, strict=True)
+    ]
     preprocesses = [protocol.preprocess(each.preprocess) for each in opened]
-    found = data if isinstance(data, Data) else as_trained(model, data)
+    found = without_names(data if isinstance(data, Data) else as_trained(model, data), exclude)
     name = choose_split(found, split)
     indices = found.unlabelled[name] if name in found.unlabelled else found.select(name)
     other = None if labels is None else read_labels(labels, found, indices, opened[0].classes)
@@ -329,33 +339,6 @@ def ask_for(
     ]
     words = describe_protocol(found, name, preprocesses[0], protocol, other, members)
     return Asked(members, found, name, indices, other, words)
-
-
-def same_classes(
-    first: tuple[str, ...], other: tuple[str, ...], model: str | Path | ModelFile
-) -> NDArray[np.int64] | None:
-    """Where each class of the first model is among another's outputs; None: at its own place.
-
-    Raises UserError when the classes differ, and when only the order does but a name stands for two of them.
-    """
-    wanted, given = ([plain_name(name) for name in names] for names in (first, other))
-    if wanted == given:
-        return None
-    what = model.network.arch.name if isinstance(model, ModelFile) else os.fspath(model)
-    different = sorted(set(wanted) ^ set(given))
-    if different:
-        lacks, has = ("it", "the first model") if different[0] in wanted else ("the first model", "it")
-        raise UserError(
-            f"ensemble: {what} has other classes: {lacks} lacks {different[0]!r}, which {has} has; take models of the "
-            "same classes"
-        )
-    position = {name: index for index, name in enumerate(given)}
-    if len(position) < len(given) or len(wanted) != len(given):
-        twice = next(name for name in wanted if max(wanted.count(name), given.count(name)) > 1)
-        raise UserError(
-            f"ensemble: {what} has its classes in another order, and two are called {twice!r}; take models of one order"
-        )
-    return np.array([position[name] for name in wanted], dtype=np.int64)
 
 
 def choose_split(data: Data, wanted: str | None) -> str:
@@ -394,7 +377,10 @@ def as_trained(model: str | Path | ModelFile, data: str | Path | None) -> Data:
         if data is None:
             raise UserError("this model does not lie in a run folder: say which pictures to evaluate it on")
         return open_data(data)
-    own = str(read_json(folder / "environment.json")["data"])
+    environment = read_json(folder / "environment.json")
+    own = str(environment["data"])
     found = open_data(own if data is None else data)
     same = data is None or os.path.realpath(absolute(data)) == os.path.realpath(own)
+    if same:
+        found = without_names(found, names_of_run(folder, environment.get("excluded", 0)))
     return load_split(found, folder / "split.csv") if same and (folder / "split.csv").exists() else found

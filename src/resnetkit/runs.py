@@ -1,6 +1,7 @@
 """The run folder: the unit of provenance, and the only place where a run writes.
 
-recipe.json (fully resolved), environment.json, split.csv (when the data came unsplit), log.jsonl (a line for each
+recipe.json (fully resolved), environment.json, split.csv (when the data came unsplit),
+excluded.csv (pictures left out by name), log.jsonl (a line for each
 epoch), steps.csv (a line for each step), checkpoints/, model.safetensors, result.json, report.html.
 """
 
@@ -26,6 +27,7 @@ import torch
 from resnetkit import checkpoint
 from resnetkit.atomic import sync_folder, write_json, write_text
 from resnetkit.data.decode import native_version
+from resnetkit.data.excluded import EXCLUDED, as_csv, names_of_run
 from resnetkit.data.pictures import Data
 from resnetkit.data.split import save_split
 from resnetkit.distributed import ALONE, Ranks
@@ -54,6 +56,7 @@ class Environment:
     derived: tuple[str, ...]  # the rules behind the values that the recipe left open
     notes: tuple[str, ...]  # what was met among the pictures, and how they were divided
     asked: dict[str, Any] = field(default_factory=dict)  # the recipe before what it left open was decided
+    excluded: int = 0  # pictures left out by name; excluded.csv has them
     world_size: int = 1
     ranks: tuple[str, ...] = ()  # of several, the machine of each
 
@@ -68,6 +71,7 @@ def this_environment(
     notes: tuple[str, ...],
     val: str | None = None,
     asked: Recipe | None = None,
+    excluded: int = 0,
     ranks: Ranks = ALONE,
 ) -> Environment:
     """The environment of the process that runs now."""
@@ -92,6 +96,7 @@ def this_environment(
         derived=derived,
         notes=notes,
         asked=to_dict(asked) if asked else {},
+        excluded=excluded,
         world_size=ranks.world,
         ranks=ranks.names,
     )
@@ -139,7 +144,9 @@ def is_finished(folder: Path) -> bool:
     return (folder / "report.html").exists()
 
 
-def check_begun(folder: Path, data: str, val: str | None, weights: str | None, recipe: Recipe) -> None:
+def check_begun(
+    folder: Path, data: str, val: str | None, weights: str | None, recipe: Recipe, exclude: tuple[str, ...] = ()
+) -> None:
     """Raise UserError unless the run in `folder` was begun with these pictures, weights and recipe."""
     there, new = read_environment(folder), "choose another --out, or go on with it as it is: resnet resume"
     for what, has, wish in (
@@ -149,6 +156,8 @@ def check_begun(folder: Path, data: str, val: str | None, weights: str | None, r
     ):
         if has != wish:
             raise UserError(f"{folder}: was begun with {what} {has}, not {wish}; {new} {folder}")
+    if set(names_of_run(folder, there.excluded)) != set(exclude):
+        raise UserError(f"{folder}: was begun with other pictures left out (--exclude); {new} {folder}")
     for table, values in to_dict(recipe).items():
         had = there.asked.get(table, {})
         for key, wish in values.items() if isinstance(values, dict) else ():
@@ -171,10 +180,14 @@ def creating(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def write_beginning(folder: Path, recipe: Recipe, environment: Environment, data: Data, *, divided: bool) -> None:
+def write_beginning(
+    folder: Path, recipe: Recipe, environment: Environment, data: Data, *, divided: bool, exclude: tuple[str, ...] = ()
+) -> None:
     """All that is known before the first step."""
     write_json(folder / "recipe.json", to_dict(recipe))
     write_json(folder / "environment.json", vars(environment))
+    if exclude:
+        write_text(folder / EXCLUDED, as_csv((name, "") for name in exclude))
     if divided:  # by us, so it must be written down
         save_split(data, folder / "split.csv")
 

@@ -82,6 +82,12 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
+exclude_option = click.option(
+    "--exclude",
+    metavar="FILE",
+    multiple=True,
+    help="Leave out the pictures named in this .csv (column path) or .txt file, as resnet check writes it; repeatable.",
+)
 bad_option = click.option(
     "--bad",
     type=click.Choice(["stop", "skip"]),

@@ -19,6 +19,7 @@ from resnetkit import checkpoint, runs
 from resnetkit.about import MODEL_FILE
 from resnetkit.atomic import write_json
 from resnetkit.data.audit import Audit, fingerprint
+from resnetkit.data.excluded import names_of_run, read_names, without_names
 from resnetkit.data.loader import Reader
 from resnetkit.data.pictures import Data, check_trainable, count
 from resnetkit.data.problems import problems
@@ -51,6 +52,7 @@ class Wish:
     recipe: Recipe
     weights: str | None
     track: tuple[str, ...]
+    exclude: tuple[str, ...] = ()  # names of pictures
 
     @property
     def places(self) -> tuple[str, str | None]:
@@ -66,6 +68,7 @@ def train(
     weights: str | Path | None = None,
     out: str | Path | None = None,
     track: Sequence[str] = (),
+    exclude: Sequence[str | Path] = (),
 ) -> Finished:
     """Train a classifier on labelled pictures and measure it.
 
@@ -75,9 +78,10 @@ def train(
     weights  a model file, a run folder, or a state dict of torchvision's names to begin from
     out      the run folder, which must not exist; None: the next free runs/NAME-N
     track    who is told while it runs: "tensorboard", "mlflow", "wandb"; see `tracking`
+    exclude  files with names of pictures to leave out; see `data.excluded`
     Raises UserError for wrong input, Stopped after SIGINT or SIGTERM.
     """
-    return last(training(data, val=val, recipe=recipe, weights=weights, out=out, track=track))
+    return last(training(data, val=val, recipe=recipe, weights=weights, out=out, track=track, exclude=exclude))
 
 
 def resume(run: str | Path) -> Finished:
@@ -100,6 +104,7 @@ def training(
     weights: str | Path | None = None,
     out: str | Path | None = None,
     track: Sequence[str] = (),
+    exclude: Sequence[str | Path] = (),
 ) -> Iterator[Event]:
     """`train` as a stream of events.
 
@@ -110,7 +115,7 @@ def training(
     recipe = from_dict(to_dict(recipe), where="the recipe")
     check_trackers(track)
     with joined() as ranks:
-        wish = Wish(data, val, recipe, str(weights) if weights else None, tuple(track))
+        wish = Wish(data, val, recipe, str(weights) if weights else None, tuple(track), read_names(exclude))
         folder, begun = ranks.agreed(lambda: find_folder(ranks, out, wish))
         yield from going_on(folder, ranks) if begun else beginning(folder, wish, ranks)
 
@@ -130,7 +135,7 @@ def find_folder(ranks: Ranks, out: str | Path | None, wish: Wish) -> tuple[Path,
     folder = Path(out)
     if not (folder / "recipe.json").exists() or (runs.is_finished(folder) and not ranks.restarted):
         return runs.new_folder(out, str(wish.data)), False
-    runs.check_begun(folder, *wish.places, wish.weights, wish.recipe)
+    runs.check_begun(folder, *wish.places, wish.weights, wish.recipe, wish.exclude)
     return folder, True
 
 
@@ -138,7 +143,7 @@ def beginning(folder: Path, wish: Wish, ranks: Ranks) -> Generator[Event, None, 
     """A new run, from the pictures to its end."""
     recipe = wish.recipe
     given = starting_weights(wish.weights, recipe) if wish.weights else None
-    found = open_both(wish.data, wish.val)
+    found = without_names(open_both(wish.data, wish.val), wish.exclude)
     check_trainable(found)
     whole, audit = yield from look_at(found, recipe, ranks)
     check_trainable(whole)
@@ -154,6 +159,7 @@ def beginning(folder: Path, wish: Wish, ranks: Ranks) -> Generator[Event, None, 
         notes=split.notes,
         val=val,
         asked=recipe,
+        excluded=len(wish.exclude),
         ranks=ranks,
     )
     with determinism(resolved.recipe):
@@ -163,7 +169,7 @@ def beginning(folder: Path, wish: Wish, ranks: Ranks) -> Generator[Event, None, 
         if ranks.first:
             with runs.creating(folder) as part:
                 divided = set(split.splits) != set(found.splits)
-                runs.write_beginning(part, resolved.recipe, environment, split, divided=divided)
+                runs.write_beginning(part, resolved.recipe, environment, split, divided=divided, exclude=wish.exclude)
                 keep(part, wish.track)
                 loop.begin(part)
         yield Found(tuple(opening_lines(split, audit, resolved, environment, loop.state.network)))
@@ -177,7 +183,8 @@ def going_on(folder: Path, ranks: Ranks) -> Generator[Event, None, None]:
     with runs.locked(folder) if ranks.first else nullcontext():
         if ranks.first:
             runs.sweep(folder)
-        whole, audit = yield from look_at(open_both(environment.data, environment.val), recipe, ranks)
+        opened = without_names(open_both(environment.data, environment.val), names_of_run(folder, environment.excluded))
+        whole, audit = yield from look_at(opened, recipe, ranks)
         if fingerprint(whole, audit) != environment.fingerprint:
             raise UserError(
                 f"{environment.data}: the pictures are not those that {folder} was begun with; bring those back, "

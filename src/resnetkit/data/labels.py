@@ -1,4 +1,5 @@
-"""Other labels for pictures than their folders': ReaL, corrected tables, folders called by output number.
+"""Other labels for pictures than their folders': ReaL, corrected tables, folders called by output number; and the
+classes of one model by the order of another.
 
 ReaL is real.json of "Are we done with ImageNet?" (arXiv 2006.07159): a list in which entry i holds the output numbers,
 in the order of sorted wnids, that are right for ILSVRC2012_val_{i + 1:08}. An empty entry leaves its picture out.
@@ -130,3 +131,29 @@ def tabled(path: Path, data: Data, indices: Indices, classes: Sequence[str]) -> 
 def unmatched(data: Data, classes: Sequence[str]) -> Data:
     """The same pictures without their own labels, for a model with these `classes`."""
     return replace(data, labels=np.full(len(data), -1, dtype=np.int64), classes=tuple(classes))
+
+
+def same_classes(first: tuple[str, ...], other: tuple[str, ...], model: str) -> Indices | None:
+    """Where each class of the first model is among another's outputs; None: at its own place.
+
+    model   how the other is called in an error
+    Raises UserError when the classes differ, and when only the order does but a name stands for two of them.
+    """
+    wanted, given = ([plain_name(name) for name in names] for names in (first, other))
+    if wanted == given:
+        return None
+    different = sorted(set(wanted) ^ set(given))
+    if different:
+        lacks, has = ("it", "the first model") if different[0] in wanted else ("the first model", "it")
+        raise UserError(
+            f"ensemble: {model} has other classes: {lacks} lacks {different[0]!r}, which {has} has; take models of the "
+            "same classes"
+        )
+    position = {name: index for index, name in enumerate(given)}
+    if len(position) < len(given) or len(wanted) != len(given):
+        twice = next(name for name in wanted if max(wanted.count(name), given.count(name)) > 1)
+        raise UserError(
+            f"ensemble: {model} has its classes in another order, and two are called {twice!r}; take models of one "
+            "order"
+        )
+    return np.array([position[name] for name in wanted], dtype=np.int64)
