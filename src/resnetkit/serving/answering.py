@@ -35,27 +35,33 @@ class Answering:
         self.limits = limits
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    async def images(self, hosted: Hosted, files: Sequence[bytes]) -> Answers:
-        """Of picture files. Raises Refused where there are too many pictures under way, or it took too long."""
-        return await self.admitted(hosted, len(files), self.from_files(hosted, files))
+    async def images(self, hosted: Hosted, files: Sequence[bytes], seconds: float | None = None) -> Answers:
+        """Of picture files. Raises Refused where there are too many pictures under way, or it took too long.
 
-    async def pixels(self, hosted: Hosted, pixels: Pixels) -> Answers:
+        seconds  in which the answer is wanted, where that is sooner than the limit
+        """
+        return await self.admitted(hosted, len(files), self.from_files(hosted, files), seconds)
+
+    async def pixels(self, hosted: Hosted, pixels: Pixels, seconds: float | None = None) -> Answers:
         """Of pictures as the network takes them. Raises Refused as `images`."""
-        return await self.admitted(hosted, len(pixels), self.from_pixels(hosted, pixels))
+        return await self.admitted(hosted, len(pixels), self.from_pixels(hosted, pixels), seconds)
 
-    async def admitted(self, hosted: Hosted, n: int, work: Coroutine[Any, Any, Answers]) -> Answers:
+    async def admitted(
+        self, hosted: Hosted, n: int, work: Coroutine[Any, Any, Answers], seconds: float | None
+    ) -> Answers:
         again = hosted.admission.admit(n)
         if again is not None:
             work.close()
             raise Refused(503, "too many pictures are waiting", reason="queue", retry=again)
         ahead, clock = hosted.admission.under_way, asyncio.get_running_loop().time
         begin, took = clock(), None
+        limit = self.limits.answer if seconds is None else min(seconds, self.limits.answer)
         try:
-            async with asyncio.timeout(self.limits.answer):
+            async with asyncio.timeout(limit):
                 answers = await work
             took = clock() - begin
         except TimeoutError:
-            took = self.limits.answer
+            took = self.limits.answer if limit == self.limits.answer else None  # an impatient client teaches nothing
             raise Refused(503, "there was no answer in time", reason="answer", retry=1) from None
         finally:
             hosted.admission.done(n, ahead, took)

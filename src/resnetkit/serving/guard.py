@@ -45,7 +45,7 @@ class Guarded(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         address = self.client[0] if self.client else None
-        same = sum(1 for each in self.connections if each.client and each.client[0] == address)
+        same = sum((getattr(each, "client", None) or (None,))[0] == address for each in self.connections)
         if len(self.connections) > self.limits.connections:
             self.turn_away(503, "the server has as many connections as it may have", "connections")
         elif same > self.limits.address_connections:

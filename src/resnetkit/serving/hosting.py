@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -106,6 +106,8 @@ def host(
     """Open a model and warm it up. Raises UserError."""
     source = files.peek(model_path(place.path))
     opened = open_engine(place.path, engine, batch=BATCH, say=say)
+    if files.peek(model_path(place.path)).digest != source.digest:
+        raise UserError(f"{place.path}: another file took its place while it was opened; load it once more")
     largest, seconds = warm(opened, limits.latency, str(place.path))
     batcher = Batcher(opened.run, largest, None if told is None else partial(told, place.name))
     admission = Admission(limits.latency, limits.queue, largest, seconds)
@@ -144,7 +146,7 @@ class Models:
         self.table: dict[str, dict[str, Hosted]] = {}
         self.reload()
 
-    def __iter__(self) -> Iterable[Hosted]:
+    def __iter__(self) -> Iterator[Hosted]:
         return iter([hosted for versions in self.table.values() for hosted in versions.values()])
 
     def find(self, name: str | None = None, version: str | None = None) -> Hosted:

@@ -65,13 +65,16 @@ class Refused(Exception):  # noqa: N818 - it names what happened
     The sentence names nothing of the server's: no path, no version, no code. `reason` is one word for counting.
     """
 
-    def __init__(self, status: int, sentence: str, *, reason: str, retry: float | None = None) -> None:
+    def __init__(
+        self, status: int, sentence: str, *, reason: str, retry: float | None = None, allow: str | None = None
+    ) -> None:
         super().__init__(sentence)
-        self.status, self.sentence, self.reason, self.retry = status, sentence, reason, retry
+        self.status, self.sentence, self.reason, self.retry, self.allow = status, sentence, reason, retry, allow
 
     @property
     def headers(self) -> dict[str, str]:
         headers = {} if self.retry is None else {"retry-after": str(max(1, math.ceil(self.retry)))}
+        headers |= {} if self.allow is None else {"allow": self.allow}
         return headers | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
 
 

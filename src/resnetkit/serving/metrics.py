@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -16,7 +17,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        about = {"registry": self.registry}
+        about: Any = {"registry": self.registry}
         ProcessCollector(registry=self.registry)
         self.requests = Counter("resnet_requests", "Answered requests.", ["route", "status"], **about)
         self.seconds = Histogram(

@@ -3,7 +3,7 @@
 https://github.com/kserve/open-inference-protocol and Triton's extension_binary_data.md and
 extension_classification.md. A model takes one of
 
-  image   BYTES (N): picture files as they are; in JSON their base64
+  image   BYTES (N) or (N, 1): picture files as they are; in JSON their base64
   pixels  UINT8 (N, size, size, C): what `Preprocess.fit` gives
 
 and gives, as asked for, all by default
@@ -46,12 +46,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Request:
-    """One of `images` and `pixels` is there."""
+    """One of `images` and `pixels` is there.
+
+    seconds  within which the answer is of use, if that was said (Triton's `timeout`, in microseconds)
+    """
 
     id: str
     images: tuple[bytes, ...] | None
     pixels: NDArray[np.uint8] | None
     outputs: tuple[Wanted, ...]
+    seconds: float | None = None
 
     @property
     def n(self) -> int:
@@ -75,7 +79,7 @@ def parse(body: bytes, header: int | None, about: About, limits: Limits) -> Requ
         raise wrong("the request is no JSON") from None
     top = checked(top, dict, "the request")
     known(top, ("id", "parameters", "inputs", "outputs"), "the request")
-    settings = parameters(top, ("binary_data_output",), "the request")
+    settings = parameters(top, ("binary_data_output", "timeout"), "the request")
     inputs = checked(top.get("inputs"), list, "inputs")
     if len(inputs) != 1:
         raise wrong(f"there are {len(inputs)} inputs: give one, 'image' or 'pixels'")
@@ -88,7 +92,17 @@ def parse(body: bytes, header: int | None, about: About, limits: Limits) -> Requ
     if len({each.name for each in outputs}) < len(outputs):
         raise wrong("an output is asked for twice")
     identity = checked(top.get("id", ""), str, "id")
-    return Request(identity, images, pixels, tuple(outputs) or tuple(Wanted(name, binary, 0) for name in OUTPUTS))
+    chosen = tuple(outputs) or tuple(Wanted(name, binary, 0) for name in OUTPUTS)
+    return Request(identity, images, pixels, chosen, seconds_of(settings))
+
+
+def seconds_of(settings: dict[str, Any]) -> float | None:
+    if "timeout" not in settings:
+        return None
+    microseconds = checked(settings["timeout"], int, "timeout")
+    if not 0 < microseconds < 1 << 53:
+        raise wrong("timeout: microseconds, above 0")
+    return float(microseconds) / 1e6
 
 
 def checked(value: Any, kind: type, what: str) -> Any:
@@ -138,7 +152,8 @@ def tensor(
     side, channels = about.preprocess.size, about.preprocess.channels
     shape = checked(table.get("shape"), list, f"{name}: its shape")
     each = [] if name == "image" else [side, side, channels]
-    if any(type(size) is not int or not 0 < size < 1 << 31 for size in shape) or shape[1:] != each or not shape:
+    fits = shape[1:] == each or (name == "image" and shape[1:] == [1])
+    if any(type(size) is not int or not 0 < size < 1 << 31 for size in shape) or not fits or not shape:
         raise wrong(f"{name}: its shape must be {['N', *each]}".replace("'", ""))
     if shape[0] > limits.batch:
         raise Refused(413, f"{shape[0]:,} pictures in one request, and {limits.batch:,} may be", reason="batch")
@@ -182,7 +197,7 @@ def raw(data: memoryview, shape: list[int]) -> NDArray[np.uint8]:
     size = int(np.prod(shape, dtype=object))
     if len(data) != size:
         raise wrong(f"pixels: its shape says {size:,} bytes, and it has {len(data):,}")
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    return np.frombuffer(data, np.uint8).reshape(shape).copy()  # torch warns of what it must not write
 
 
 def numbers(table: dict[str, Any], shape: list[int]) -> NDArray[np.uint8]:

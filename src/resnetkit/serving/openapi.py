@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Any
 
+from resnetkit.drawing import render
 from resnetkit.serving.limits import Limits
 
 JSON = "application/json"
@@ -145,7 +145,4 @@ def model(part: str, limits: Limits) -> dict[str, Any]:
 
 def page(limits: Limits) -> str:
     """The document as a page that needs nothing else."""
-    from jinja2 import Environment, StrictUndefined
-
-    text = (files("resnetkit") / "templates" / "serve_api.html").read_text(encoding="utf-8")
-    return Environment(autoescape=True, undefined=StrictUndefined).from_string(text).render(api=document(limits))
+    return render("serve_api.html", api=document(limits))

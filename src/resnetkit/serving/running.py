@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,8 +64,15 @@ class Server:
         self.asked, self.listener, self.models = asked, listener, models
         limits = asked.limits
         self.answering = Answering(limits, default_threads())
-        about = {"min_probability": asked.min_probability, "may_reload": asked.token is not None}
-        self.service = Service(models, limits, metrics, self.answering, log, **about)
+        self.service = Service(
+            models,
+            limits,
+            metrics,
+            self.answering,
+            log,
+            min_probability=asked.min_probability,
+            may_reload=asked.token is not None,
+        )
         # Where a token is needed, a page elsewhere gets nothing by calling itself this machine.
         hosts = LOOPBACK if asked.local and asked.token is None else None
         self.door = Doorkeeper(application(self.service), limits, metrics, log, token=asked.token, hosts=hosts)
@@ -167,12 +174,12 @@ def token_of(path: str | Path) -> str:
 
 def open_server(asked: Asked, say: Say, log: Say) -> Server:
     """Take the port, open and warm up every model. `say` is told what happens, `log` of every request. Raises UserError."""
-    wanted: Sequence[object] = places(asked.models)
+    wanted = places(asked.models)
     listener = listen(asked.host, asked.port)
     try:
         metrics = Metrics()
         load = partial(host, engine=asked.engine, limits=asked.limits, told=metrics.batched, say=say)
-        models = Models(wanted, load)  # type: ignore[arg-type]
+        models = Models(wanted, load)
     except BaseException:
         listener.close()
         raise
