@@ -156,7 +156,9 @@ def form(files: list[tuple[str, bytes]], boundary: str = "xYzZy") -> tuple[bytes
     """A form with files, and its Content-Type (RFC 7578)."""
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="picture"; filename="{name}"\r\n'.encode()
-        + b"Content-Type: application/octet-stream\r\n\r\n" + data + b"\r\n"
+        + b"Content-Type: application/octet-stream\r\n\r\n"
+        + data
+        + b"\r\n"
         for name, data in files
     ]
     return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"

@@ -16,12 +16,11 @@ pytest.importorskip("uvicorn", reason="needs resnetkit[serve]")
 pytest.importorskip("python_multipart", reason="needs resnetkit[serve]")
 
 from prediction_samples import CLASSES, COLOUR
-from resnetkit.data.transforms import Preprocess
+from resnetkit.errors import UserError
 from resnetkit.prediction import load
 from resnetkit.serving.hosting import places
 from resnetkit.serving.limits import Limits
 from resnetkit.serving.running import Asked, open_server
-from resnetkit.errors import UserError
 from serving_samples import Running, form, model_file, png, serving, stub_server, tensors
 
 
@@ -128,7 +127,7 @@ def test_damaged_forms_are_named(pets: Running, body: bytes, kind: str, sentence
     assert (answer.status, sentence in answer.error) == (400, True), answer.error
 
 
-def test_below_the_threshold_there_is_no_answer(model: Path, folder: Path) -> None:
+def test_below_the_threshold_there_is_no_answer(folder: Path) -> None:
     sure = model_file(folder / "sure.safetensors", calibration={"temperature": 1.0, "threshold": 0.9999})
     lines: list[str] = []
     asked = Asked((str(sure),), port=0, engine="torch", limits=Limits(drain=0.0))
@@ -220,11 +219,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [2], "data": ["aaaa"]}]}, "it has 1"),
     ({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1]}]}, "either data or binary_data_size"),
     (
-        {
-            "inputs": [
-                {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 1 << 40}}
-            ]
-        },
+        {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 1 << 40}}]},
         "0 are there",
     ),
 ]

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -14,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
-from resnetkit.errors import UserError
+from resnetkit.errors import BadPicture, UserError
 from resnetkit.prediction import Prediction, answered, probabilities, ranked
 from resnetkit.serving import oip, openapi
 from resnetkit.serving.answering import Answering
@@ -24,9 +25,11 @@ from resnetkit.serving.forms import files_of
 from resnetkit.serving.hosting import Hosted, Models
 from resnetkit.serving.limits import Budget, Limits, Refused
 from resnetkit.serving.metrics import CONTENT_TYPE, Metrics
+from resnetkit.serving.pictures import prepared
 
 LARGEST_TOP = 1000
-STATIC = {"serve.js": "text/javascript", "serve.css": "text/css"}
+Heat = Callable[[Path, bytes, str], bytes]  # model, picture file and class to a PNG to lay over it; raises BadPicture
+STATIC = {"serve.js": "text/javascript", "serve.css": "text/css", "serve.svg": "image/svg+xml"}
 
 
 class Service:
@@ -34,6 +37,7 @@ class Service:
 
     min_probability  instead of the threshold that each model states
     may_reload       whether requests may have models loaded anew
+    heat             what draws where a model looked, if anything does; it takes seconds, so there is one at a time
     """
 
     def __init__(
@@ -46,9 +50,11 @@ class Service:
         *,
         min_probability: float | None = None,
         may_reload: bool = False,
+        heat: Heat | None = None,
     ) -> None:
         self.models, self.limits, self.metrics, self.answering, self.say = models, limits, metrics, answering, say
-        self.min_probability, self.may_reload = min_probability, may_reload
+        self.min_probability, self.may_reload, self.heat = min_probability, may_reload, heat
+        self.heating = Budget(1)
         self.bodies = Budget(limits.bodies)
         self.addresses = openapi.page(limits)
         self.ready = True
@@ -83,6 +89,38 @@ class Service:
         about = {"model": hosted.name, "version": hosted.version}
         return JSONResponse(about | {"predictions": [each.to_dict() for each in found]})
 
+    async def heat_map(self, request: Request) -> Response:
+        """Where a model looked for a class, as a PNG to lay over the picture."""
+        if self.heat is None:
+            raise Refused(404, "this server draws no heat maps", reason="path")
+        asked = settings(request, ("model", "version", "class"))
+        hosted = self.models.use(asked.get("model"), asked.get("version"))
+        try:
+            label = asked.get("class", "")
+            if label not in hosted.about.classes:
+                raise Refused(400, f"the model has no class {label[:64]!r}", reason="query")
+            async with read_body(request, self.limits, self.bodies) as body:
+                if not self.heating.take(1):
+                    raise Refused(503, "another heat map is being drawn", reason="queue", retry=1)
+                drawing = asyncio.ensure_future(self.in_thread(self.drawn, hosted, body, label))
+                drawing.add_done_callback(lambda _: self.heating.give_back(1))  # it cannot be interrupted
+                try:
+                    async with asyncio.timeout(self.limits.answer):
+                        image = await asyncio.shield(drawing)
+                except TimeoutError:
+                    raise Refused(503, "there was no heat map in time", reason="answer", retry=1) from None
+                except BadPicture as error:
+                    raise Refused(400, str(error), reason="picture") from None
+        finally:
+            hosted.leave()
+        return Response(image, media_type="image/png")
+
+    def drawn(self, hosted: Hosted, body: bytes, label: str) -> bytes:
+        """Raises BadPicture, before anything is drawn where the picture is too large."""
+        assert self.heat is not None
+        prepared(body, hosted.about.preprocess, self.limits.pixels)
+        return self.heat(hosted.place.path, body, label)
+
     # Open Inference Protocol
 
     async def live(self, _: Request) -> Response:
@@ -103,8 +141,12 @@ class Service:
     async def model_metadata(self, request: Request) -> Response:
         hosted = self.model(request)
         versions = list(self.models.table.get(hosted.name, {}))
-        more = {"classes": list(hosted.about.classes), "threshold": self.threshold(hosted), "calibrated": False}
-        more["calibrated"] = bool(hosted.about.calibration)
+        more = {
+            "classes": list(hosted.about.classes),
+            "threshold": self.threshold(hosted),
+            "calibrated": bool(hosted.about.calibration),
+            "heat_map": self.heat is not None,
+        }
         return JSONResponse(oip.metadata(hosted.about, hosted.name, versions) | {"parameters": more})
 
     async def model_config(self, request: Request) -> Response:
@@ -247,6 +289,7 @@ def application(service: Service) -> App:
     versions = (model, f"{model}/versions/{{version}}")
     routes = [
         Route("/predict", service.predict, methods=["POST"]),
+        Route("/heatmap", service.heat_map, methods=["POST"]),
         Route("/v2/health/live", service.live),
         Route("/v2/health/ready", service.readiness),
         Route("/v2", service.server),

@@ -67,7 +67,7 @@ def wrong(sentence: str) -> Refused:
 
 
 def parse(body: bytes, header: int | None, about: About, limits: Limits) -> Request:
-    """A request from its body; `header`: bytes of JSON before the binary data, None where all is JSON. Raises Refused."""
+    """A request from its body; `header`: bytes of JSON before binary data, None where all is JSON. Raises Refused."""
     length = len(body) if header is None else header
     if not 0 <= length <= len(body):
         raise wrong(f"the header is said to have {length:,} bytes, and the body has {len(body):,}")

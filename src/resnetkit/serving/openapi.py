@@ -22,6 +22,7 @@ def document(limits: Limits) -> dict[str, Any]:
         },
         "paths": {
             "/predict": {"post": predict(limits)},
+            "/heatmap": {"post": HEAT_MAP},
             "/v2/health/live": {"get": get("Whether the server runs.")},
             "/v2/health/ready": {"get": get("Whether it takes requests.", "503")},
             "/v2": {"get": get("What the server is.")},
@@ -111,8 +112,9 @@ def predict(limits: Limits) -> dict[str, Any]:
     }
     return {
         "summary": "Say what is in a picture.",
-        "description": f"The body is a picture of at most {limits.body:,} bytes and {limits.pixels:,} pixels, or a form "
-        f"with at most {limits.batch:,} of them. A form answers for each picture, also for those that cannot be read.",
+        "description": f"The body is a picture of at most {limits.body:,} bytes and {limits.pixels:,} pixels, or a "
+        f"form with at most {limits.batch:,} of them. A form answers for each picture, "
+        "also for those that cannot be read.",
         "parameters": query,
         "requestBody": {
             "required": True,
@@ -125,13 +127,26 @@ def predict(limits: Limits) -> dict[str, Any]:
     }
 
 
+HEAT_MAP = {
+    "summary": "Where the model looked.",
+    "description": "The body is a picture; the answer is a PNG to lay over it. Not every server has this.",
+    "parameters": [
+        {"name": "class", "in": "query", "required": True, "schema": {"type": "string"}},
+        {"name": "model", "in": "query", "schema": {"type": "string"}},
+        {"name": "version", "in": "query", "schema": {"type": "string"}},
+    ],
+    "requestBody": {"required": True, "content": {"image/*": {}, TENSORS: {}}},
+    "responses": {"200": content("A picture.", "image/png"), **refusals("400", "404", "408", "413", "429", "503")},
+}
+
+
 def model(part: str, limits: Limits) -> dict[str, Any]:
     """The addresses of a model, or of one of its versions."""
     path, parameters = f"/v2/models/{{name}}{part}", [NAME, VERSION] if part else [NAME]
     infer = get("Tensors in, tensors out.", "400", "404", "408", "413", "429", "503", parameters=parameters)
     infer["description"] = (
-        f"Open Inference Protocol with the binary extension. Input `image`: BYTES (N), picture files; or `pixels`: UINT8 "
-        f"(N, size, size, channels). N is at most {limits.batch:,}. Outputs: `class`, `probabilities`, `logits`."
+        f"Open Inference Protocol with the binary extension. Input `image`: BYTES (N), picture files; or `pixels`: "
+        f"UINT8 (N, size, size, channels). N is at most {limits.batch:,}. Outputs: `class`, `probabilities`, `logits`."
     )
     infer["requestBody"] = {"required": True, "content": {JSON: {}, TENSORS: {}}}
     about = {"parameters": parameters}

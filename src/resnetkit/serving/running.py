@@ -7,7 +7,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import uvicorn
 from resnetkit.data.loader import default_threads
 from resnetkit.errors import UserError
 from resnetkit.serving.answering import Answering
-from resnetkit.serving.app import Service, application
+from resnetkit.serving.app import Heat, Service, application
 from resnetkit.serving.doorkeeper import LOOPBACK, Doorkeeper
 from resnetkit.serving.guard import protocol
 from resnetkit.serving.hosting import Models, host, places
@@ -41,7 +41,7 @@ class Asked:
     engine: str = "auto"
     token: str | None = None
     min_probability: float | None = None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def local(self) -> bool:
@@ -60,7 +60,15 @@ class Uvicorn(uvicorn.Server):
 class Server:
     """Everything that serves, once `open` has made it."""
 
-    def __init__(self, asked: Asked, listener: socket.socket, models: Models, metrics: Metrics, log: Say) -> None:
+    def __init__(
+        self,
+        asked: Asked,
+        listener: socket.socket,
+        models: Models,
+        metrics: Metrics,
+        log: Say,
+        heat: Heat | None = None,
+    ) -> None:
         self.asked, self.listener, self.models = asked, listener, models
         limits = asked.limits
         self.answering = Answering(limits, default_threads())
@@ -72,6 +80,7 @@ class Server:
             log,
             min_probability=asked.min_probability,
             may_reload=asked.token is not None,
+            heat=heat,
         )
         # Where a token is needed, a page elsewhere gets nothing by calling itself this machine.
         hosts = LOOPBACK if asked.local and asked.token is None else None
@@ -167,13 +176,17 @@ def token_of(path: str | Path) -> str:
         raise UserError(f"--token-file {path}: cannot be read as ASCII text") from None
     if len(text) < 16 or not text.isprintable() or " " in text:
         raise UserError(
-            f"--token-file {path}: a token has at least 16 letters and digits, no spaces; make one with: openssl rand -hex 32"
+            f"--token-file {path}: a token has at least 16 letters and digits and no space; "
+            "make one with: openssl rand -hex 32"
         )
     return text
 
 
-def open_server(asked: Asked, say: Say, log: Say) -> Server:
-    """Take the port, open and warm up every model. `say` is told what happens, `log` of every request. Raises UserError."""
+def open_server(asked: Asked, say: Say, log: Say, heat: Heat | None = None) -> Server:
+    """Take the port, open and warm up every model. Raises UserError.
+
+    `say` is told what happens, `log` of every request; `heat` draws heat maps (`app.Service`).
+    """
     wanted = places(asked.models)
     listener = listen(asked.host, asked.port)
     try:
@@ -183,4 +196,4 @@ def open_server(asked: Asked, say: Say, log: Say) -> Server:
     except BaseException:
         listener.close()
         raise
-    return Server(asked, listener, models, metrics, log)
+    return Server(asked, listener, models, metrics, log, heat)
