@@ -60,12 +60,13 @@ def serve(
         raise UserError(f"{error.name} is not installed; run: pip install 'resnetkit[serve]'") from None
     import asyncio
 
+    from resnetkit.serving.heat import heat_maps
     from resnetkit.serving.limits import limits_of
     from resnetkit.serving.running import Asked, open_server, token_of
 
     token = None if token_file is None else token_of(token_file)
     asked = Asked(models, host, port, engine, token, min_probability, limits_of(limits))
-    server = open_server(asked, note, note)
+    server = open_server(asked, note, note, heat_maps())
     for hosted in server.models:
         opened = hosted.opened
         note(

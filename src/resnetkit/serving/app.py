@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
+from resnetkit.about import model_path
 from resnetkit.errors import BadPicture, UserError
 from resnetkit.prediction import Prediction, answered, probabilities, ranked
 from resnetkit.serving import oip, openapi
@@ -105,12 +106,15 @@ class Service:
                 drawing = asyncio.ensure_future(self.in_thread(self.drawn, hosted, body, label))
                 drawing.add_done_callback(lambda _: self.heating.give_back(1))  # it cannot be interrupted
                 try:
-                    async with asyncio.timeout(self.limits.answer):
+                    async with asyncio.timeout(self.limits.heat):
                         image = await asyncio.shield(drawing)
                 except TimeoutError:
                     raise Refused(503, "there was no heat map in time", reason="answer", retry=1) from None
                 except BadPicture as error:
                     raise Refused(400, str(error), reason="picture") from None
+                except UserError as error:  # it may name files of this machine
+                    self.say(f"no heat map: {error}")
+                    raise Refused(400, "this model draws no heat maps", reason="query") from None
         finally:
             hosted.leave()
         return Response(image, media_type="image/png")
@@ -145,7 +149,7 @@ class Service:
             "classes": list(hosted.about.classes),
             "threshold": self.threshold(hosted),
             "calibrated": bool(hosted.about.calibration),
-            "heat_map": self.heat is not None,
+            "heat_map": self.heat is not None and model_path(hosted.place.path).suffix == ".safetensors",
         }
         return JSONResponse(oip.metadata(hosted.about, hosted.name, versions) | {"parameters": more})
 

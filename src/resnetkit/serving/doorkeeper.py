@@ -58,7 +58,7 @@ class Doorkeeper:
         token: str | None = None,
         hosts: tuple[str, ...] | None = None,
     ) -> None:
-        self.app, self.metrics, self.say = app, metrics, say
+        self.app, self.limits, self.metrics, self.say = app, limits, metrics, say
         self.token, self.hosts = token, hosts
         self.requests = Shares(limits.address_requests)
         self.leaving = False  # answers then ask for the connection to end
@@ -87,7 +87,11 @@ class Doorkeeper:
             visit.log(address)
 
     def check(self, scope: Scope, headers: dict[str, str]) -> None:
-        """Raise Refused for who may not ask."""
+        """Raise Refused for who may not ask, and for long headers: h11 bounds those that come in pieces."""
+        size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+        if size > self.limits.headers:
+            raise Refused(431, f"the headers are too long: {self.limits.headers:,} bytes may be", reason="headers")
         host = host_of(headers.get("host", ""))
         if self.hosts is not None and host not in self.hosts:
             raise Refused(421, "the server does not answer to this name", reason="host")

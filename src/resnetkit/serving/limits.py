@@ -23,6 +23,7 @@ class Limits:
     queue: int = 1024  # pictures of one model that are under way
     latency: float = 1.0  # seconds from a whole request to its answer that are aimed at; more are refused at once
     answer: float = 10.0  # seconds after which a request that has no answer is given up
+    heat: float = 60.0  # seconds for a heat map; the first one loads what draws them
     connections: int = 512
     address_connections: int = 256  # of one address
     address_requests: int = 128  # of one address, at the same time
@@ -36,7 +37,7 @@ class Limits:
     @property
     def longest(self) -> float:
         """Seconds after which a request has been answered, refused or cut off, whatever the other side does."""
-        return self.body_seconds + self.body / self.body_rate + self.answer + self.header_seconds
+        return self.body_seconds + self.body / self.body_rate + max(self.answer, self.heat) + self.header_seconds
 
 
 def limits_of(settings: Iterable[str]) -> Limits:

@@ -1,0 +1,450 @@
+"""Each limit of a server, its answer, and that the next request is answered. No test measures time."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs resnetkit[serve]")
+
+from prediction_samples import logits
+from resnetkit.engines.engine import Logits, Pixels
+from resnetkit.errors import UserError
+from resnetkit.serving.limits import Limits
+from resnetkit.serving.running import Asked, listen, open_server, token_of
+from serving_samples import Running, form, model_file, png, serving, stub_server
+
+TOKEN = "0123456789abcdef0123"
+GET = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("limits")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Path:
+    return model_file(folder / "pets.safetensors")
+
+
+@pytest.fixture(scope="module")
+def small(model: Path) -> Iterator[Running]:
+    """A server with limits that a test can reach."""
+    limits = Limits(
+        body=4000, json=1000, pixels=20_000, batch=3, headers=2048, body_seconds=0.2, body_rate=1 << 20,
+        header_seconds=0.3, idle=0.2, drain=0.0,
+    )  # fmt: skip
+    with stub_server(model, limits=limits) as running:
+        yield running
+
+
+class Gate:
+    """An engine that waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Semaphore(0), threading.Event()
+
+    def __call__(self, pictures: Pixels) -> Logits:
+        self.begun.release()
+        assert self.go.wait(20)
+        return logits(pictures)
+
+
+def in_background(function: Callable[[], object]) -> Callable[[], object]:
+    """Begin it in a thread; what is given back waits for its value."""
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+
+    def value() -> object:
+        thread.join(20)
+        return found[0]
+
+    return value
+
+
+def until(condition: Callable[[], object]) -> None:
+    for _ in range(4000):
+        if condition():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it did not come to that")
+
+
+# What one request may take
+
+
+def test_the_body(small: Running) -> None:
+    said = small.say(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4001\r\n\r\n", more=True)
+    assert b" 413 " in said, "refused before it was sent"
+    assert b"4,000 bytes may be" in said
+    chunks = b"".join(b"3e8\r\n" + b"x" * 1000 + b"\r\n" for _ in range(5)) + b"0\r\n\r\n"
+    said = small.say(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+    assert b" 413 " in said
+
+
+def test_pixels_before_anything_is_decoded(small: Running, folder: Path) -> None:
+    from PIL import Image
+
+    Image.new("L", (200, 101)).save(folder / "wide.png")
+    answer = small.post("/predict", (folder / "wide.png").read_bytes())
+    assert (answer.status, answer.error) == (400, "too large: 20,200 pixels, and 20,000 may be")
+
+
+def test_a_jpeg_of_thousands_of_scans(small: Running, folder: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (140, 140)).save(folder / "p.jpg", progressive=True, quality=1)
+    data = (folder / "p.jpg").read_bytes()
+    at = data.rindex(b"\xff\xda")
+    bomb = data[:at] + data[at:-2] * 40 + data[-2:]
+    assert small.post("/predict", data).status == 200
+    assert "takes too much work" in small.post("/predict", bomb).error
+
+
+def test_pictures_in_a_request(small: Running, folder: Path) -> None:
+    data = png(folder, size=(4, 4))
+    body, kind = form([("a", data)] * 4)
+    answer = small.post("/predict", body, content_type=kind)
+    assert (answer.status, "3 may be" in answer.error) == (413, True)
+    asked = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [4], "data": ["aaaa"] * 4}]}
+    assert small.post("/v2/models/pets/infer", json.dumps(asked).encode()).status == 413
+
+
+def test_json(small: Running) -> None:
+    answer = small.post("/v2/models/pets/infer", b"[" * 1001)
+    assert (answer.status, "send binary data" in answer.error) == (413, True)
+    assert small.post("/v2/models/pets/infer", b"[" * 999).error == "the request is no JSON"
+
+
+def test_compressed_bodies(small: Running) -> None:
+    assert small.post("/predict", b"x", content_encoding="gzip").status == 415
+
+
+def test_headers(small: Running) -> None:
+    said = small.say(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 3000 + b"\r\n\r\n")
+    assert b" 431 " in said, "in one piece"
+    with socket.create_connection(("127.0.0.1", small.port), timeout=20) as talk:
+        for _ in range(4):  # in pieces
+            talk.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 3000)
+            if said := talk.recv(4096):
+                break
+    assert said.startswith(b"HTTP/1.1 400 ")
+    assert b" 400 " in small.say(b"hello\r\n\r\n")
+
+
+# What a slow client may take
+
+
+def test_headers_that_do_not_come(small: Running) -> None:
+    said = small.say(b"GET / HTTP/1.1\r\nHost: loc", more=True)
+    assert said.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_connection_that_asks_for_nothing(small: Running) -> None:
+    assert small.say(b"", more=True) == b""
+    assert small.say(GET, more=True).count(b"HTTP/1.1 200") == 1
+
+
+def test_a_body_that_stops(small: Running) -> None:
+    said = small.say(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc", more=True)
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert small.server.service.bodies.taken == 0
+
+
+def test_a_body_that_drips(small: Running) -> None:
+    with socket.create_connection(("127.0.0.1", small.port), timeout=20) as talk:
+        talk.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
+        talk.settimeout(0.02)
+        said = b""
+        for _ in range(1000):  # a byte now and then keeps no place
+            try:
+                talk.sendall(b"x")
+                said = talk.recv(4096)
+                break
+            except TimeoutError:
+                continue
+        assert said.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_client_that_takes_no_answer(model: Path) -> None:
+    limits = Limits(body=1000, body_seconds=0.1, body_rate=1 << 20, answer=0.2, heat=0.2, header_seconds=0.2, drain=0.0)
+    with stub_server(model, limits=limits) as running:
+        with socket.socket() as talk:
+            talk.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            talk.connect(("127.0.0.1", running.port))
+            talk.sendall(GET.replace(b"/v2/health/live", b"/metrics") * 2000)  # and reads nothing
+            until(lambda: running.server.uvicorn.server_state.connections)
+            until(lambda: not running.server.uvicorn.server_state.connections)
+        assert running.get("/v2/health/live").status == 200
+
+
+# What all together may take
+
+
+def test_the_queue(model: Path, folder: Path) -> None:
+    gate = Gate()
+    with stub_server(model, gate, limits=Limits(queue=2, drain=0.0)) as running:
+        data = png(folder)
+        waiting = [in_background(lambda: running.post("/predict", data).status) for _ in range(2)]
+        until(lambda: running.server.service.models.find("pets").admission.under_way == 2)
+        answer = running.post("/predict", data)
+        assert (answer.status, answer.error) == (503, "too many pictures are waiting")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert running.get("/v2/health/live").status == 200
+        gate.go.set()
+        assert [value() for value in waiting] == [200, 200]
+        assert running.post("/predict", data).status == 200
+
+
+def test_latency_is_foreseen(model: Path, folder: Path) -> None:
+    """Where a picture takes 0.3 s, a second one would not be answered within 0.5 s."""
+    gate = Gate()
+    with stub_server(model, gate, limits=Limits(latency=0.5, drain=0.0), seconds=0.3) as running:
+        waiting = in_background(lambda: running.post("/predict", png(folder)).status)
+        assert gate.begun.acquire(timeout=20)
+        assert running.post("/predict", png(folder, 1)).status == 503
+        gate.go.set()
+        assert waiting() == 200
+
+
+def test_an_answer_that_does_not_come(model: Path, folder: Path) -> None:
+    gate = Gate()
+    with stub_server(model, gate, limits=Limits(answer=0.1, drain=0.0)) as running:
+        answer = running.post("/predict", png(folder))
+        assert (answer.status, answer.error) == (503, "there was no answer in time")
+        gate.go.set()
+        assert running.post("/predict", png(folder)).status == 200
+
+
+def test_connections(model: Path) -> None:
+    with stub_server(model, limits=Limits(connections=2, drain=0.0)) as running:
+        with (
+            socket.create_connection(("127.0.0.1", running.port)),
+            socket.create_connection(("127.0.0.1", running.port)),
+        ):
+            until(lambda: len(running.server.uvicorn.server_state.connections) == 2)
+            said = running.say(b"", more=True)
+            assert said.startswith(b"HTTP/1.1 503 ")
+            assert b"retry-after: 1" in said
+        until(lambda: not running.server.uvicorn.server_state.connections)
+        assert running.get("/v2/health/live").status == 200
+
+
+def test_connections_and_requests_of_an_address(model: Path, folder: Path) -> None:
+    with stub_server(model, limits=Limits(address_connections=1, drain=0.0)) as running:
+        first = socket.create_connection(("127.0.0.1", running.port))
+        until(lambda: running.server.uvicorn.server_state.connections)
+        assert running.say(b"", more=True).startswith(b"HTTP/1.1 429 ")
+        first.close()
+    gate = Gate()
+    with stub_server(model, gate, limits=Limits(address_requests=1, drain=0.0)) as running:
+        waiting = in_background(lambda: running.post("/predict", png(folder)).status)
+        assert gate.begun.acquire(timeout=20)
+        assert running.get("/v2/health/live").status == 429
+        gate.go.set()
+        assert waiting() == 200
+        assert running.get("/v2/health/live").status == 200
+
+
+def test_memory_for_bodies(model: Path) -> None:
+    with stub_server(model, limits=Limits(bodies=10, drain=0.0)) as running:
+        assert running.post("/predict", b"x" * 11).status == 503
+        assert running.post("/predict", b"x" * 10).status == 400
+        assert running.server.service.bodies.taken == 0
+
+
+# Who may ask
+
+
+def test_a_token(model: Path, folder: Path) -> None:
+    with stub_server(model, token=TOKEN) as running:
+        data = png(folder)
+        for given in (
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": f"Basic {TOKEN}"},
+            {"authorization": ""},
+        ):
+            answer = running.post("/predict", data, **given)
+            assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+        for path in ("/metrics", "/docs", "/openapi.json", "/v2", "/v2/models/pets", "/nope"):
+            assert running.get(path).status == 401, path
+        for path in ("/", "/static/serve.js", "/v2/health/live", "/v2/health/ready"):
+            assert running.get(path).status == 200, path
+        assert running.post("/predict", data, authorization=f"bearer {TOKEN}").status == 200
+        assert not any(TOKEN in line for line in running.lines)
+
+
+def test_a_token_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "good").write_text(f"{TOKEN}\n")
+    assert token_of(tmp_path / "good") == TOKEN
+    for number, text in enumerate(("", "short", "0123456789 0123456789")):
+        (tmp_path / f"{number}").write_text(text)
+        with pytest.raises(UserError, match="at least 16 letters"):
+            token_of(tmp_path / f"{number}")
+    with pytest.raises(UserError, match="cannot be read"):
+        token_of(tmp_path / "none")
+
+
+def test_other_names_and_pages_of_others(model: Path, folder: Path) -> None:
+    with stub_server(model) as running:
+        assert running.get("/v2/health/live", host="evil.example").status == 421
+        assert running.get("/v2/health/live", host=f"localhost:{running.port}").status == 200
+        answer = running.post("/predict", png(folder), origin="http://evil.example")
+        assert (answer.status, answer.error) == (403, "pages of other servers may not ask")
+        answer = running.post("/predict", png(folder), origin=f"http://127.0.0.1:{running.port}")
+        assert answer.status == 200
+        assert not any(name.startswith("access-control") for name in answer.headers)
+        assert running.ask("OPTIONS", "/predict", origin="http://evil.example").status == 403
+
+
+def test_headers_of_every_answer(model: Path) -> None:
+    with stub_server(model) as running:
+        for path in ("/", "/nope", "/v2"):
+            headers = running.get(path).headers
+            policy = headers["content-security-policy"]
+            assert policy.startswith("default-src 'none'; script-src 'self';")
+            assert "unsafe" not in policy
+            assert "http" not in policy
+            assert headers["x-content-type-options"] == "nosniff"
+            assert "server" not in headers
+            assert len(headers["x-request-id"]) == 16
+
+
+def test_a_port_that_is_taken() -> None:
+    taken = listen("127.0.0.1", 0)
+    taken.listen()
+    try:
+        with pytest.raises(UserError, match="choose another with --port"):
+            listen("127.0.0.1", taken.getsockname()[1])
+    finally:
+        taken.close()
+    with pytest.raises(UserError, match="no address of this machine"):
+        listen("no.such.host.invalid", 0)
+
+
+# Reloading and ending
+
+
+def test_a_reload_drops_nothing_and_a_damaged_file_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    path = model_file(tmp_path / "pets.safetensors", seed=1)
+    lines: list[str] = []
+    asked = Asked((str(path),), port=0, engine="torch", token=TOKEN, limits=Limits(drain=0.0))
+    bearer = {"authorization": f"Bearer {TOKEN}"}
+    data = png(folder)
+    with serving(open_server(asked, lines.append, lines.append), lines) as running:
+        first = running.post("/predict", data, **bearer).json
+        stop, seen = threading.Event(), set[tuple[int, str]]()
+
+        def ask() -> None:
+            while not stop.is_set():
+                answer = running.post("/predict", data, **bearer)
+                seen.add((answer.status, answer.json.get("version", "")))
+
+        asking = [in_background(ask) for _ in range(2)]
+        reload = "/v2/repository/models/pets/load"
+        assert running.post(reload, **bearer).status == 200
+        assert running.post("/predict", data, **bearer).json == first, "the same file is the same version"
+        model_file(path, seed=2)
+        assert running.post(reload, b"{}", **bearer).status == 200
+        second = running.post("/predict", data, **bearer).json
+        assert second["version"] != first["version"]
+        path.write_bytes(path.read_bytes()[:-100])
+        answer = running.post(reload, **bearer)
+        assert (answer.status, str(tmp_path) in answer.error) == (400, False)
+        assert any("not loaded anew" in line for line in running.lines)
+        assert running.post("/predict", data, **bearer).json == second
+        assert running.post("/v2/repository/models/cats/load", **bearer).status == 404
+        assert running.post(reload, b'{"parameters": {"file": "x"}}', **bearer).status == 400
+        stop.set()
+        for value in asking:
+            value()
+    assert seen == {(200, first["version"]), (200, second["version"])}, lines
+
+
+def test_without_a_token_nobody_reloads(model: Path) -> None:
+    with stub_server(model) as running:
+        assert running.post("/v2/repository/models/pets/load").status == 403
+
+
+def test_versions_and_names(folder: Path, tmp_path: Path) -> None:
+    old, new = model_file(tmp_path / "old.safetensors", seed=1), model_file(tmp_path / "new.safetensors", seed=2)
+    asked = Asked((f"pets={old}", f"pets={new}", f"cats={old}"), port=0, engine="torch", limits=Limits(drain=0.0))
+    with serving(open_server(asked, lambda _: None, lambda _: None)) as running:
+        versions = running.get("/v2/models/pets").json["versions"]
+        assert len(versions) == 2
+        data = png(folder)
+        answers = [running.post(f"/predict?model=pets&version={each}", data).json for each in versions]
+        assert [each["version"] for each in answers] == versions
+        assert answers[0]["predictions"] != answers[1]["predictions"]
+        assert running.post("/predict", data).json == answers[1], "the first name, its last version"
+        assert running.post("/predict?model=cats", data).json["predictions"] == answers[0]["predictions"]
+    with pytest.raises(UserError, match="already there"):
+        open_server(Asked((f"pets={old}", f"pets={old}"), port=0, engine="torch"), lambda _: None, lambda _: None)
+
+
+def test_an_end_in_order(model: Path, folder: Path) -> None:
+    """Not ready, but what comes is answered; then what has begun is answered, and nobody is dropped."""
+    gate = Gate()
+    with stub_server(model, gate, limits=Limits(drain=0.3)) as running:
+        data = png(folder)
+        waiting = [in_background(lambda: running.post("/predict", data)) for _ in range(3)]
+        until(lambda: running.server.service.models.find("pets").admission.under_way == 3)
+        loop = running.server.uvicorn.servers[0].get_loop()
+        loop.call_soon_threadsafe(running.server.stop)
+        until(lambda: running.get("/v2/health/ready").status == 503)
+        answer = running.get("/v2/health/live")
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        until(lambda: running.server.uvicorn.should_exit)
+        gate.go.set()
+        assert [value().status for value in waiting] == [200, 200, 200]  # type: ignore[attr-defined]
+
+
+def test_the_command_answers_reloads_and_ends(folder: Path, tmp_path: Path) -> None:
+    path = model_file(tmp_path / "pets.safetensors")
+    command = [sys.executable, "-m", "resnetkit", "serve", str(path), "--port", "0", "--engine", "torch"]
+    with subprocess.Popen([*command, "--limit", "drain=0.01"], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            ready = next(line for line in process.stderr if line.startswith("ready: "))
+            port = int(ready.rsplit(":", 1)[1])
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            connection.request("POST", "/predict", png(folder))
+            assert connection.getresponse().status == 200
+            connection.close()
+            os.kill(process.pid, signal.SIGHUP)
+            assert any("no file has changed" in line for line in process.stderr)
+            os.kill(process.pid, signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def test_what_the_command_refuses(resnet: Callable[..., tuple[int, str, str]], folder: Path, model: Path) -> None:
+    for line, sentence in {
+        ("nope.safetensors",): "nope.safetensors",
+        (str(model), "--limit", "bdy=1"): "did you mean 'body'",
+        (str(model), "--token-file", str(folder / "none")): "cannot be read",
+        (str(model), "--port", "70000"): "70000 is not in the range",
+        (str(model), "--host", "no.such.host.invalid"): "no address of this machine",
+    }.items():
+        code, out, err = resnet("serve", *line)
+        assert (code, out) == (2, "")
+        assert sentence in err
+    bad = np.zeros(10, np.uint8).tobytes()
+    (folder / "bad.safetensors").write_bytes(bad)
+    assert resnet("serve", str(folder / "bad.safetensors"))[0] == 2
