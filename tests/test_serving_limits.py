@@ -358,7 +358,8 @@ def test_a_reload_drops_nothing_and_a_damaged_file_changes_nothing(folder: Path,
         asking = [in_background(ask) for _ in range(2)]
         reload = "/v2/repository/models/pets/load"
         assert running.post(reload, **bearer).status == 200
-        assert running.post("/predict", data, **bearer).json == first, "the same file is the same version"
+        again = running.post("/predict", data, **bearer).json  # in other batches, so the last bits may be others
+        assert again["version"] == first["version"], "the same file is the same version"
         model_file(path, seed=2)
         assert running.post(reload, b"{}", **bearer).status == 200
         second = running.post("/predict", data, **bearer).json
@@ -367,13 +368,13 @@ def test_a_reload_drops_nothing_and_a_damaged_file_changes_nothing(folder: Path,
         answer = running.post(reload, **bearer)
         assert (answer.status, str(tmp_path) in answer.error) == (400, False)
         assert any("not loaded anew" in line for line in running.lines)
-        assert running.post("/predict", data, **bearer).json == second
+        assert running.post("/predict", data, **bearer).json["version"] == second["version"]
         assert running.post("/v2/repository/models/cats/load", **bearer).status == 404
         assert running.post(reload, b'{"parameters": {"file": "x"}}', **bearer).status == 400
         stop.set()
         for value in asking:
             value()
-    assert seen == {(200, first["version"]), (200, second["version"])}, lines
+    assert seen == {(200, first["version"]), (200, second["version"])}, [line for line in lines if "Traceback" in line]
 
 
 def test_without_a_token_nobody_reloads(model: Path) -> None:
