@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import json
 import os
@@ -323,6 +324,12 @@ def test_headers_of_every_answer(model: Path) -> None:
             assert headers["x-content-type-options"] == "nosniff"
             assert "server" not in headers
             assert len(headers["x-request-id"]) == 16
+
+
+def test_every_limit_stands_in_the_docs() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "security.md").read_text(encoding="utf-8")
+    for field in dataclasses.fields(Limits):
+        assert f"| `{field.name}` | {field.default:g} " in page.replace(f"{field.default}", f"{field.default:g}"), field
 
 
 def test_a_port_that_is_taken() -> None:
