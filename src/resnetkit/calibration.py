@@ -91,8 +91,7 @@ def calibrate(
 ) -> Calibration:
     """Fit a model's temperature on pictures that were held back, and write it into the model file.
 
-    With it comes a threshold: the lowest probability at which `accuracy` of the answers are right. A model whose
-    answers are right as often anyway gets none, and neither does one that no threshold brings there.
+    With it comes a threshold (`threshold_for`), below which the first class is no answer.
 
     model     a run folder or model file gets the temperature; a ModelFile stays as it is, and nothing is written:
               `dataclasses.replace(model, calibration=found.to_meta())` is the one with it
@@ -102,8 +101,6 @@ def calibrate(
     progress  is called with a `Scoring` after every batch
     A temperature that the model has already is replaced, and plays no part. Raises UserError.
     """
-    if not 0 <= accuracy <= 1:
-        raise UserError(f"accuracy={accuracy}: must be from 0 to 1")
     path = None if isinstance(model, ModelFile) else model_path(model)
     if path is not None and path.suffix in EXPORTED:
         raise UserError(f"{path}: an exported file; calibrate the model it was exported from, then export again")
@@ -135,8 +132,7 @@ def calibrate(
         protocol=describe_protocol(found, name, file.preprocess),
     )
     notes = [*notes_on_split(found, name, split), *notes_on_fit(made, fits_everything(logits, labels))]
-    if threshold is None:
-        notes.append(f"no threshold makes {100 * accuracy:g} % of the answers right, so there is none")
+    notes += [f"no threshold makes {100 * accuracy:g} % of the answers right, so there is none"] * (threshold is None)
     if file.calibration:
         notes.append(f"temperature {file.about.temperature:.4g}, which the model had, is replaced")
     made = replace(made, notes=tuple(notes))
@@ -211,7 +207,9 @@ def cross_fitted(
 
 
 def threshold_of(table: NDArray[np.float64], labels: NDArray[np.int64], accuracy: float) -> float | None:
-    """As `threshold_for`, of probabilities (n, classes)."""
+    """As `threshold_for`, of probabilities (n, classes). Raises UserError for an accuracy that is none."""
+    if not 0 <= accuracy <= 1:
+        raise UserError(f"accuracy={accuracy}: must be from 0 to 1")
     return threshold_for(table.max(1), table.argmax(1) == labels, accuracy)
 
 
