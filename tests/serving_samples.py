@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prediction_samples import CLASSES, COLOUR, opened, picture
+from prediction_samples import CLASSES, COLOUR, logits, opened, picture
 from resnetkit.engines.engine import Logits, Pixels
 from resnetkit.model import ResNet, architecture
 from resnetkit.serving.batching import Admission, Batcher
@@ -169,3 +170,36 @@ def tensors(name: str, datatype: str, array: Any, **top: Any) -> dict[str, Any]:
     data = np.asarray(array)
     given = {"name": name, "datatype": datatype, "shape": list(data.shape), "data": data.tolist()}
     return {"inputs": [given], **top}
+
+
+class Gate:
+    """An engine that waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Semaphore(0), threading.Event()
+
+    def __call__(self, pictures: Pixels) -> Logits:
+        self.begun.release()
+        assert self.go.wait(20)
+        return logits(pictures)
+
+
+def in_background(function: Callable[[], object]) -> Callable[[], object]:
+    """Begin it in a thread; what is given back waits for its value."""
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+
+    def value() -> object:
+        thread.join(20)
+        return found[0]
+
+    return value
+
+
+def until(condition: Callable[[], object]) -> None:
+    for _ in range(4000):
+        if condition():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it did not come to that")

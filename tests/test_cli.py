@@ -74,6 +74,7 @@ def test_nothing_escapes_the_tree() -> None:
         "cli_paper",
         "cli_predict",
         "cli_recipe",
+        "cli_serve",
         "cli_export",
         "cli_shard",
         "cli_weights",
@@ -123,8 +124,8 @@ def test_version(resnet: Callable[..., tuple[int, str, str]]) -> None:
         ("trian photos", "no such command 'trian'; did you mean 'train'? (see: resnet --help)"),
         (
             "xyzzy",
-            "no such command 'xyzzy'; choose from train, resume, check, evaluate, compare, calibrate, predict, embed, "
-            "model, shard, recipe, paper, import, export, bench, bn",
+            "no such command 'xyzzy'; choose from train, resume, check, evaluate, compare, calibrate, predict, serve, "
+            "embed, model, shard, recipe, paper, import, export, bench, bn",
         ),
         ("recipe shwo small", "no such command 'shwo'; did you mean 'show'? (see: resnet recipe --help)"),
         ("train", "missing argument 'DATA' (see: resnet train --help)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -292,7 +293,9 @@ def test_prometheus_reads_what_happened(pets: Running, folder: Path) -> None:
 def test_the_log_has_who_and_what_but_no_picture_and_no_query(pets: Running, folder: Path) -> None:
     answer = pets.post("/predict?top=3", png(folder), x_request_id="mine.1")
     assert answer.headers["x-request-id"] == "mine.1"
-    line = next(line for line in reversed(pets.lines) if " mine.1 " in line)
+    while not (found := [line for line in pets.lines if " mine.1 " in line]):  # it comes after the answer
+        time.sleep(0.005)
+    (line,) = found
     assert "127.0.0.1 POST /predict 200 " in line
     assert "top=3" not in line
     assert len(pets.post("/predict", b"", x_request_id="ev\til").headers["x-request-id"]) == 16

@@ -75,5 +75,4 @@ def serve(
         )
     if not asked.local and token is None:
         note(f"anybody who can reach {host} may ask; --token-file is there to prevent that")
-    note(f"ready: {server.address}")
-    asyncio.run(server.serve())
+    asyncio.run(server.serve(listening=lambda: note(f"ready: {server.address}")))

@@ -50,7 +50,14 @@ class Asked:
 
 
 class Uvicorn(uvicorn.Server):
-    """Signals are ours."""
+    """Signals are ours, and somebody is told once it listens."""
+
+    listening: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.listening is not None:
+            self.listening()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -110,9 +117,10 @@ class Server:
         name, port = self.listener.getsockname()[:2]
         return f"http://{f'[{name}]' if ':' in name else name}:{port}"
 
-    async def serve(self, *, signals: bool = True) -> None:
-        """Answer until `stop`, or SIGTERM or SIGINT; SIGHUP looks at the models again."""
+    async def serve(self, *, signals: bool = True, listening: Callable[[], None] | None = None) -> None:
+        """Answer until `stop`, or SIGTERM or SIGINT; SIGHUP looks at the models again. `listening` is called once."""
         loop = asyncio.get_running_loop()
+        self.uvicorn.listening = listening
         if signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.stop)
