@@ -62,11 +62,11 @@ def network(folder: Path, name: str) -> Path:
 def served(model: Path, *more: str) -> Iterator[int]:
     """The port of a server of the model, which is ended in order."""
     command = [sys.executable, "-m", "resnetkit", "serve", str(model), "--port", "0", *more]
-    with tempfile.TemporaryFile("w+") as log, subprocess.Popen(command, stderr=log) as process:
+    with tempfile.NamedTemporaryFile("w") as log, subprocess.Popen(command, stderr=log) as process:
         try:
             while process.poll() is None:
-                log.seek(0)
-                if found := re.search(r"^ready: .*:(\d+)$", log.read(), re.MULTILINE):
+                said = Path(log.name).read_text()
+                if found := re.search(r"^ready: .*:(\d+)$", said, re.MULTILINE):
                     break
                 time.sleep(0.1)
             yield int(found[1])  # type: ignore[index]
