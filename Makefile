@@ -18,13 +18,15 @@ help:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
 	@touch $@
 
-# timm, Transformers and torchvision, to compare with, and Ray, which is large. Tests that need them are skipped where they
-# do not install.
+# timm, Transformers and torchvision, to compare with, Ray, which is large, and tritonclient, which binds older versions. Tests
+# that need them are skipped where they do not install.
 .venv/peers: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]' \
 	    || echo "timm and Transformers did not install: the tests that compare with them will be skipped"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]' \
 	    || echo "Ray did not install: the tests of scoring over a cluster will be skipped"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[triton]' \
+	    || echo "tritonclient did not install: the test that asks the server with it will be skipped"
 	@touch $@
 
 demo: .venv/installed

@@ -171,7 +171,7 @@ def test_a_model_gets_the_temperature_that_its_labels_were_drawn_with() -> None:
     assert (seen[-1].done, seen[-1].total) == (900, 900)
     plain = evaluate(model, data)
     assert (found.before.nll, found.before.ece) == (plain.nll, plain.ece)
-    table, folds = cross_fitted(logits, data.labels)
+    table, folds, _ = cross_fitted(logits, data.labels)
     assert found.folds == folds
     assert found.after == reliability(table, data.labels)
     assert found.after.nll < found.before.nll

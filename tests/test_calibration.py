@@ -121,7 +121,7 @@ def test_the_ends_of_the_range() -> None:
 def test_cross_fitting_is_that_of_a_plain_loop() -> None:
     logits, labels = case(23, 3, 8, 2.0)
     fold = {int(picture): position % 5 for position, picture in enumerate(order(0, 0, 23))}
-    table, temperatures = cross_fitted(logits, labels)
+    table, temperatures, _ = cross_fitted(logits, labels)
     for number in range(5):
         others = [i for i in range(23) if fold[i] != number]
         assert len(others) in (18, 19)
@@ -135,12 +135,12 @@ def test_cross_fitting_is_that_of_a_plain_loop() -> None:
 
 def test_no_picture_has_a_part_in_its_own_temperature() -> None:
     logits, labels = case(40, 3, 9)
-    table, _ = cross_fitted(logits, labels)
+    table, _, _ = cross_fitted(logits, labels)
     moved = 0
     for i in range(40):
         other = labels.copy()
         other[i] = (labels[i] + 1) % 3
-        again, _ = cross_fitted(logits, other)
+        again, _, _ = cross_fitted(logits, other)
         assert (again[i] == table[i]).all()
         moved += (again != table).any()
     assert moved == 40, "but in those of others"

@@ -78,11 +78,12 @@ def test_nothing_escapes_the_tree() -> None:
         "cli_predict",
         "cli_recipe",
         "cli_report",
+        "cli_serve",
         "cli_shard",
         "cli_weights",
-        "mnn",
         "runs",
         "shell",
+        "mnn",  # the converter, in a process of its own
     }
 
 
@@ -127,7 +128,7 @@ def test_version(resnet: Callable[..., tuple[int, str, str]]) -> None:
         (
             "xyzzy",
             "no such command 'xyzzy'; choose from train, resume, check, evaluate, compare, report, calibrate, "
-            "predict, explain, label-next, embed, model, shard, recipe, paper, import, export, bench, bn",
+            "predict, explain, label-next, serve, embed, model, shard, recipe, paper, import, export, bench, bn",
         ),
         ("recipe shwo small", "no such command 'shwo'; did you mean 'show'? (see: resnet recipe --help)"),
         ("train", "missing argument 'DATA' (see: resnet train --help)"),

@@ -87,7 +87,7 @@ def test_json(resnet: Run) -> None:
     assert found.pop("model") == "m.safetensors"
     expected = replace(calibration.calibrate(model, "photos"), notes=tuple(found["notes"]))
     assert found == json.loads(json.dumps(expected.to_dict()))
-    assert len(found["notes"]) == 1
+    assert len(found["notes"]) == 2
     assert open_model("m.safetensors").calibration["temperature"] == found["temperature"]
 
 

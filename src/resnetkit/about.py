@@ -21,7 +21,8 @@ MODEL_FILE = "model.safetensors"
 class About:
     """The metadata of a model. `architecture` holds the fields of `model.Architecture`.
 
-    calibration  "temperature", which the logits are divided by before the softmax, and where it is from; empty: 1
+    calibration  "temperature", which the logits are divided by before the softmax, and where it is from; empty: 1.
+                 "threshold", below which the first class is no answer; without it every one is
     """
 
     architecture: dict[str, Any]
@@ -61,6 +62,7 @@ class About:
         try:
             preprocess = Preprocess.from_dict(tables.pop("preprocess"))
             temperature_of(tables["calibration"])
+            threshold_of(tables["calibration"])
         except (UserError, OverflowError) as error:  # JSON has whole numbers that no float holds
             raise UserError(f"{where}: its metadata cannot be used: {error}") from None
         return cls(classes=tuple(classes), preprocess=preprocess, **tables)
@@ -69,6 +71,19 @@ class About:
     def temperature(self) -> float:
         """What the logits are divided by before the softmax (arXiv 1706.04599)."""
         return temperature_of(self.calibration)
+
+    @property
+    def threshold(self) -> float:
+        """A first class that is less probable is no answer."""
+        return threshold_of(self.calibration)
+
+
+def threshold_of(calibration: dict[str, Any]) -> float:
+    """0 where none is stated. Raises UserError for what is no probability."""
+    value = calibration.get("threshold", 0.0)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise UserError(f"calibration threshold={value!r}: must be from 0 to 1")
+    return float(value)
 
 
 def temperature_of(calibration: dict[str, Any]) -> float:

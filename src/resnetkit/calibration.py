@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from resnetkit.about import model_path
+from resnetkit.abstention import Abstention, threshold_for
 from resnetkit.data.loader import Reader, default_threads, order
 from resnetkit.data.pictures import Data, count, name_bad
 from resnetkit.errors import UserError
@@ -42,6 +43,7 @@ class Calibration:
     folds   the temperatures of cross-fitting: how much it depends on which pictures there were
     before  of the raw logits, which is temperature 1
     after   every picture with the temperature that was fitted on the other folds
+    abstention  the threshold that goes with the temperature, judged in the same way
     """
 
     temperature: float
@@ -51,6 +53,7 @@ class Calibration:
     folds: tuple[float, ...]
     before: Reliability
     after: Reliability
+    abstention: Abstention
     bad: dict[str, str]  # unreadable pictures left out: path to reason
     notes: tuple[str, ...]  # sentences on what to know of it
     protocol: str  # data, split, views and preprocessing, in words
@@ -64,7 +67,9 @@ class Calibration:
         figures = {
             name: {"nll": of.nll, "ece": of.ece} for name, of in (("before", self.before), ("after", self.after))
         }
-        return {"temperature": self.temperature, "n": self.n, "data": self.data, "split": self.split, **figures}
+        about = {"temperature": self.temperature, "n": self.n, "data": self.data, "split": self.split, **figures}
+        found = self.abstention
+        return about | ({"threshold": found.threshold, "accuracy": found.wanted} if found.threshold else {})
 
     def __str__(self) -> str:
         before, after = self.before, self.after
@@ -79,11 +84,14 @@ def calibrate(
     data: str | Path | Data | None = None,
     *,
     split: str | None = None,
+    accuracy: float = 0.95,
     bad: str = "stop",
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Calibration:
     """Fit a model's temperature on pictures that were held back, and write it into the model file.
+
+    With it comes a threshold (`threshold_for`), below which the first class is no answer.
 
     model     a run folder or model file gets the temperature; a ModelFile stays as it is, and nothing is written:
               `dataclasses.replace(model, calibration=found.to_meta())` is the one with it
@@ -107,20 +115,24 @@ def calibrate(
         raise UserError(name_bad(found, unreadable, 'leave out what cannot be read (--bad skip; in Python bad="skip")'))
     check_number(found, name, len(indices))
     labels = found.labels[indices]
-    table, folds = cross_fitted(logits, labels)
+    temperature = fit(logits, labels)
+    table, folds, answered = cross_fitted(logits, labels, accuracy)
+    threshold = threshold_of(softmax(logits, temperature), labels, accuracy)
     made = Calibration(
-        temperature=fit(logits, labels),
+        temperature=temperature,
         n=len(indices),
         data=found.spec,
         split=name,
         folds=folds,
         before=reliability(softmax(logits, 1.0), labels),
         after=reliability(table, labels),
+        abstention=abstention(table, labels, answered, threshold or 0.0, accuracy),
         bad={found.pictures.name(index): reason for index, reason in sorted(unreadable.items())},
         notes=(),
         protocol=describe_protocol(found, name, file.preprocess),
     )
     notes = [*notes_on_split(found, name, split), *notes_on_fit(made, fits_everything(logits, labels))]
+    notes += [f"no threshold makes {100 * accuracy:g} % of the answers right, so there is none"] * (threshold is None)
     if file.calibration:
         notes.append(f"temperature {file.about.temperature:.4g}, which the model had, is replaced")
     made = replace(made, notes=tuple(notes))
@@ -175,20 +187,44 @@ def softmax(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float
 
 
 def cross_fitted(
-    logits: NDArray[np.float32], labels: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], tuple[float, ...]]:
-    """Probabilities of every picture with the temperature fitted on the four other fifths; the five temperatures.
+    logits: NDArray[np.float32], labels: NDArray[np.int64], accuracy: float = 0.0
+) -> tuple[NDArray[np.float64], tuple[float, ...], NDArray[np.bool_]]:
+    """Probabilities of every picture with the temperature fitted on the four other fifths; the five temperatures; and
+    whether each picture is answered, by the threshold of the four others.
 
     The fifths are drawn at random, always in the same way: folders are sorted by class.
     """
     fold = np.empty(len(labels), np.int64)
     fold[order(0, 0, len(labels))] = np.arange(len(labels)) % FOLDS
-    table, temperatures = np.empty(logits.shape), []
+    table, temperatures, answered = np.empty(logits.shape), [], np.empty(len(labels), np.bool_)
     for number in range(FOLDS):
         inside = fold == number
         temperatures.append(fit(logits[~inside], labels[~inside]))
         table[inside] = softmax(logits[inside], temperatures[-1])
-    return table, tuple(temperatures)
+        others = softmax(logits[~inside], temperatures[-1])
+        answered[inside] = table[inside].max(1) >= (threshold_of(others, labels[~inside], accuracy) or 0.0)
+    return table, tuple(temperatures), answered
+
+
+def threshold_of(table: NDArray[np.float64], labels: NDArray[np.int64], accuracy: float) -> float | None:
+    """As `threshold_for`, of probabilities (n, classes). Raises UserError for an accuracy that is none."""
+    if not 0 <= accuracy <= 1:
+        raise UserError(f"accuracy={accuracy}: must be from 0 to 1")
+    return threshold_for(table.max(1), table.argmax(1) == labels, accuracy)
+
+
+def abstention(
+    table: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    answered: NDArray[np.bool_],
+    threshold: float,
+    wanted: float,
+) -> Abstention:
+    """The threshold and what it does, each picture judged by that of the others; without one all are answered."""
+    answered = answered if threshold else np.ones_like(answered)
+    right = table.argmax(1) == labels
+    accuracy = float(right[answered].mean()) if answered.any() else None
+    return Abstention(threshold, wanted, float(answered.mean()), accuracy)
 
 
 def fits_everything(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> bool:

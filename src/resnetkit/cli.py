@@ -158,6 +158,7 @@ root.promise("cli_calibrate", "calibrate")
 root.promise("cli_predict", "predict")
 root.promise("cli_explain", "explain")
 root.promise("cli_label", "label_next")
+root.promise("cli_serve", "serve")
 
 
 @root.command(

@@ -26,11 +26,20 @@ Examples:
 @click.argument("model")
 @click.argument("data", required=False)
 @click.option("--split", metavar="NAME", help="Which part of DATA; by default val, else test, else all of it.")
+@click.option(
+    "--accuracy",
+    type=click.FloatRange(0, 1),
+    metavar="P",
+    default=0.95,
+    show_default=True,
+    help="Be not sure below the lowest probability at which this share of the answers is right; 0: always answer.",
+)
 @bad_option
 @json_option
-def calibrate(model: str, data: str | None, split: str | None, bad: str, as_json: bool) -> None:
+def calibrate(model: str, data: str | None, split: str | None, accuracy: float, bad: str, as_json: bool) -> None:
     """Fit the temperature of MODEL, a number that its logits are divided by (arXiv 1706.04599), on pictures that were
-    held back, and write it into the model file. Answers stay what they are; only how sure they are changes.
+    held back, and write it into the model file. The first class stays what it is; only how sure it is changes.
+    Below a threshold that is written with it, `resnet predict` and `resnet serve` name no class.
 
     DATA is what train takes; without it, the pictures that the model's run kept back. What it gains is measured on
     each fifth of the pictures with a temperature fitted on the others.
@@ -39,7 +48,9 @@ def calibrate(model: str, data: str | None, split: str | None, bad: str, as_json
     from resnetkit.terminal import scoring, screen
 
     with scoring() as progress:
-        found = calibration.calibrate(model, data, split=split, bad=bad, device=device(), progress=progress)
+        found = calibration.calibrate(
+            model, data, split=split, accuracy=accuracy, bad=bad, device=device(), progress=progress
+        )
     if as_json:
         emit({"model": model, **found.to_dict()})
     else:
@@ -65,7 +76,24 @@ def show_calibration(console: Console, model: str, found: Calibration) -> None:
     table.add_row("expected calibration error", *(percent(side.ece) for side in sides))
     console.print(table)
     console.print()
+    say(console, abstained(found))
+    console.print()
     show_bins(console, *sides)
+
+
+def abstained(found: Calibration) -> str:
+    """What becomes of answers that are not sure, in a sentence."""
+    from resnetkit.terminal import percent
+
+    of = found.abstention
+    if not of.threshold:
+        right = "" if of.accuracy is None else f"; {percent(of.accuracy, 1)} of the answers are right"
+        return f"every picture is answered{right}"
+    right = "none" if of.accuracy is None else percent(of.accuracy, 1)
+    return (
+        f"not sure below {percent(of.threshold, 1)}, so that {percent(of.wanted, 1)} of the answers are right: "
+        f"{percent(of.coverage, 1)} of the pictures are answered, {right} of them rightly"
+    )
 
 
 def show_bins(console: Console, before: Reliability, after: Reliability) -> None:

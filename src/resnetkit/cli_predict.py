@@ -52,8 +52,7 @@ Examples:
     "--min-probability",
     type=click.FloatRange(0, 1),
     metavar="P",
-    default=0.0,
-    help="Name no class that is less probable, and say that the model is not sure.",
+    help="Name no class that is less probable, and say that the model is not sure; by default the model's threshold.",
 )
 @click.option("--out", metavar="FILE", help="A .csv or .parquet file to write, a row per picture; with --ray a folder.")
 @click.option("--append", is_flag=True, help="Go on with the file of --out; pictures that have a row are left out.")
@@ -66,7 +65,7 @@ def predict(
     paths: tuple[str, ...],
     engine: str,
     top: int,
-    min_probability: float,
+    min_probability: float | None,
     out: str | None,
     append: bool,
     ray: bool,
@@ -93,7 +92,7 @@ def predict(
         sources = [None if names is None else wanted(names) for names in planned(paths)]
         total = None if None in sources else wanted.asked
         opened = prediction.start(model, engine, note if is_terminal(stderr=True) or not as_json else None, total)
-        looked = prediction.in_words(opened)
+        looked = prediction.in_words(opened, min_probability)
         if not as_json:
             note(looked)
         if table is not None:

@@ -52,7 +52,7 @@ class Job:
     engine: str
     few: bool
     top: int
-    min_probability: float
+    min_probability: float | None
     folder: str
     out: str
     note: str
@@ -96,7 +96,7 @@ def plan(
     *,
     engine: str = "auto",
     top: int = 5,
-    min_probability: float = 0.0,
+    min_probability: float | None = None,
     say: prediction.Say | None = None,
 ) -> Plan:
     """Look at everything that may be wrong, before there is a cluster; arguments as those of `predict`.
@@ -115,7 +115,7 @@ def plan(
     left = missing(place(where), where, blocks, columns(top))
     # Chosen here, so that all workers answer with the same engine.
     opened = prediction.start(path, engine, say, len(names))
-    looked, few = prediction.in_words(opened), len(names) < prediction.FEW
+    looked, few = prediction.in_words(opened, min_probability), len(names) < prediction.FEW
     job = Job(str(path), digest, opened.engine, few, top, min_probability, str(Path.cwd()), where, looked)
     return Plan(job, len(blocks), left)
 

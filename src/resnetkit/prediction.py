@@ -108,7 +108,7 @@ class Classifier(os.PathLike[str]):
         *,
         top: int = 5,
         engine: str = "auto",
-        min_probability: float = 0.0,
+        min_probability: float | None = None,
     ) -> list[Prediction]:
         """Answers for pictures and folders of pictures, in order; see `predict`."""
         check(top, min_probability)
@@ -131,14 +131,14 @@ def predict(
     *,
     top: int = 5,
     engine: str = "auto",
-    min_probability: float = 0.0,
+    min_probability: float | None = None,
     say: Say | None = None,
 ) -> Iterator[Prediction]:
     """Answers one by one, in order: files as they are given, folders walked, their pictures sorted.
 
     paths            a collection is looked through before any work, and a path in it that does not exist raises
                      UserError; an iterator is read as its pictures are wanted, and may have no end
-    min_probability  where the first class has less, `answer` is None
+    min_probability  where the first class has less, `answer` is None; by default the threshold that the model states
     say              is told in a sentence what takes time
 
     A picture that cannot be read gives a Prediction with `error`. Raises UserError at once for what is wrong with the
@@ -152,10 +152,10 @@ def predict(
     return (answer for batch in found for answer in batch)
 
 
-def check(top: int, min_probability: float) -> None:
+def check(top: int, min_probability: float | None) -> None:
     if top < 1:
         raise UserError(f"top={top}: must be at least 1")
-    if not 0 <= min_probability <= 1:
+    if min_probability is not None and not 0 <= min_probability <= 1:
         raise UserError(f"min_probability={min_probability}: must be from 0 to 1")
 
 
@@ -180,12 +180,14 @@ def start(model: Model, engine: str = "auto", say: Say | None = None, pictures: 
     return Opened(model.about, run, "torch", "the model is in memory", "fp32")
 
 
-def in_words(opened: Opened) -> str:
+def in_words(opened: Opened, min_probability: float | None = None) -> str:
     """How pictures are looked at and what answers, in a sentence for people."""
     about = opened.about
+    least = about.threshold if min_probability is None else min_probability
+    unsure = f"; not sure below {100 * least:.4g} %" if least else ""
     tempered = "" if about.temperature == 1 else f"; temperature {about.temperature:.4g}"
     engine = f"engine {opened.engine} ({opened.precision}): {opened.why}"
-    return f"single centre crop; {about.preprocess}; {engine}{tempered}"
+    return f"single centre crop; {about.preprocess}; {engine}{tempered}{unsure}"
 
 
 # Which pictures
@@ -240,7 +242,7 @@ def in_batches(names: Iterable[str]) -> Iterator[list[str]]:
 
 
 def answers(
-    opened: Opened, batches: Iterable[list[str]], top: int, min_probability: float, where: str
+    opened: Opened, batches: Iterable[list[str]], top: int, min_probability: float | None, where: str
 ) -> Iterator[list[Prediction]]:
     """Answers batch by batch, while threads make the pictures of the next ones (`loader.AHEAD`).
 
@@ -248,6 +250,7 @@ def answers(
     model in messages. Raises UserError where the model answers with what is no number, or not as its metadata say.
     """
     preprocess, contents = opened.about.preprocess, Contents()
+    least = opened.about.threshold if min_probability is None else min_probability
     shape = (preprocess.size, preprocess.size, preprocess.channels)
     under_way: deque[tuple[list[str], Pixels]] = deque()
 
@@ -264,7 +267,7 @@ def answers(
             pictures = pictures[good]
         rows = iter(asked(opened, pictures, top, where) if good else ())
         yield [
-            answered(name, next(rows), min_probability) if reason is None else Prediction(name, None, None, (), reason)
+            answered(name, next(rows), least) if reason is None else Prediction(name, None, None, (), reason)
             for name, reason in zip(names, reasons, strict=True)
         ]
 
@@ -309,14 +312,19 @@ def fill(out: Pixels, name: str, preprocess: Preprocess, contents: Contents | No
 
 def asked(opened: Opened, pictures: Pixels, top: int, where: str) -> list[tuple[tuple[str, float], ...]]:
     """For each picture the first classes and their probabilities."""
-    logits, classes = opened.run(pictures), opened.about.classes
+    return ranked(opened.run(pictures), opened.about, top, where)
+
+
+def ranked(logits: NDArray[np.float32], about: About, top: int, where: str) -> list[tuple[tuple[str, float], ...]]:
+    """For each row of logits the first classes and their probabilities. Raises UserError as `answers`."""
+    classes = about.classes
     if logits.shape[1] != len(classes):
         raise UserError(
             f"{where}: answers {logits.shape[1]:,} classes, and its metadata name {len(classes):,}; export it again"
         )
     if not np.isfinite(logits).all():
         raise Diverged(f"{where}: the network answers with what is no number; train it anew with a smaller optim.lr")
-    shares = probabilities(logits, opened.about.temperature)
+    shares = probabilities(logits, about.temperature)
     # By the logits: shares may be so small that they are equal.
     first = np.argsort(-logits, axis=1, kind="stable")[:, :top].tolist()
     return [tuple((classes[i], float(row[i])) for i in best) for best, row in zip(first, shares, strict=True)]

@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import fx, nn
 
 from resnetkit.data.transforms import Preprocess
+from resnetkit.engines.folding import TRACING
 from resnetkit.model import ResNet
 
 OPSET, IR_VERSION = 17, 9  # of 2022: everything that is still in use reads them
@@ -35,7 +36,9 @@ def onnx_graph(network: ResNet, preprocess: Preprocess, input: Input = "uint8") 
     """The network in evaluation mode. Its class names and the like are not in it; see `engines.writing`."""
     network = network.eval()
     writer = Writer(network, preprocess, input)
-    for node in fx.symbolic_trace(network).graph.nodes:
+    with TRACING:
+        traced = fx.symbolic_trace(network)
+    for node in traced.graph.nodes:
         writer.write(node)
     size, channels = preprocess.size, preprocess.channels
     shape: list[str | int | None] = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from resnetkit.engines.engine import Engine, Logits, Pixels
-from resnetkit.engines.folding import folded
+from resnetkit.engines.folding import TRACING, folded
 from resnetkit.weights import ModelFile, place
 
 
@@ -16,7 +16,7 @@ def load(model: ModelFile, threads: int, device: str = "cpu") -> Engine:
     network, preprocess = place(folded(model.network), torch.device(device)), model.preprocess
 
     def run(pictures: Pixels) -> Logits:
-        with torch.inference_mode():
+        with torch.inference_mode(), TRACING:
             x = preprocess.normalise(torch.from_numpy(pictures).to(device))
             logits: Logits = network(x).float().cpu().numpy()
         return logits
