@@ -6,7 +6,7 @@ The load is made by hey (https://github.com/rakyll/hey), a process of its own on
 missing to the server. The server is `resnet serve` in a process of its own, with an untrained resnet18, in the engine
 that --engine names.
 
-throughput  pictures a second of 32 connections that ask without a pause, over those of the same engine called with its
+throughput  pictures a second of 16 connections that ask without a pause, over those of the same engine called with its
             best batch of made-up pictures, in turns; and over what decoding with the engine leaves, in one process
             (`resnet predict` on copies of the picture)
 latency     the 99th percentile at seven tenths of that throughput, and at twice it: there of the accepted ones, and of
@@ -39,8 +39,8 @@ from resnetkit.prediction import predict
 from resnetkit.serving.limits import Limits
 
 SIZES = (1, 2, 4, 8, 16)
-CONNECTIONS = 32  # that ask without a pause: two full batches, well within the latency
-LOADS = {0.7: 16, 2.0: 128}  # share of the throughput, and connections that ask at this rate together
+CONNECTIONS = 16  # that ask without a pause: a full batch; more than the latency allows would only be refused
+LOADS = {0.7: 8, 2.0: 128}  # share of the throughput, and connections that ask at this rate together
 
 
 def network(folder: Path, name: str) -> Path:
