@@ -54,7 +54,9 @@ def network(folder: Path, name: str) -> Path:
     torch.manual_seed(0)
     classes = tuple(f"class-{number}" for number in range(1000))
     built = ResNet(named_architecture(name, classes=1000)).eval()
-    how = Preprocess(224, "shorter", 256, "bilinear", 3, "RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), True)
+    side = 32 if name.endswith("-cifar") else 224
+    resized = side * 8 // 7
+    how = Preprocess(side, "shorter", resized, "bilinear", 3, "RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), True)
     path = folder / f"{name}.safetensors"
     save_model(ModelFile(built, classes, how), path)
     return path
