@@ -6,7 +6,7 @@ The load is made by hey (https://github.com/rakyll/hey), a process of its own on
 missing to the server. The server is `resnet serve` in a process of its own, with an untrained resnet18, in the engine
 that --engine names.
 
-throughput  pictures a second of 64 connections that ask without a pause, over those of the same engine called with its
+throughput  pictures a second of 16 connections that ask without a pause, over those of the same engine called with its
             best batch of made-up pictures, in turns; and over what decoding with the engine leaves, in one process
             (`resnet predict` on copies of the picture)
 latency     the 99th percentile at seven tenths of that throughput, and at twice it: there of the accepted ones, and of
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +39,8 @@ from resnetkit.prediction import predict
 from resnetkit.serving.limits import Limits
 
 SIZES = (1, 2, 4, 8, 16)
-CONNECTIONS = 64
+CONNECTIONS = 16  # that ask without a pause: a full batch; more than the latency allows would only be refused
+LOADS = {0.7: 8, 2.0: 128}  # share of the throughput, and connections that ask at this rate together
 
 
 def network(folder: Path, name: str) -> Path:
@@ -52,7 +54,9 @@ def network(folder: Path, name: str) -> Path:
     torch.manual_seed(0)
     classes = tuple(f"class-{number}" for number in range(1000))
     built = ResNet(named_architecture(name, classes=1000)).eval()
-    how = Preprocess(224, "shorter", 256, "bilinear", 3, "RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), True)
+    side = 32 if name.endswith("-cifar") else 224
+    resized = side * 8 // 7
+    how = Preprocess(side, "shorter", resized, "bilinear", 3, "RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), True)
     path = folder / f"{name}.safetensors"
     save_model(ModelFile(built, classes, how), path)
     return path
@@ -86,10 +90,12 @@ def memory(port: int) -> float:
     return figure(port, "process_resident_memory_bytes")
 
 
-def hey(port: int, picture: Path, *, seconds: float = 0, requests: int = 0, rate: float = 0) -> dict[str, Any]:
+def hey(
+    port: int, picture: Path, *, connections: int, seconds: float = 0, requests: int = 0, rate: float = 0
+) -> dict[str, Any]:
     """One load: answers a second, their statuses, and seconds of the accepted ones."""
     how = ["-z", f"{seconds}s"] if seconds else ["-n", str(requests)]
-    how += ["-c", str(CONNECTIONS), *(["-q", str(rate / CONNECTIONS)] if rate else [])]
+    how += ["-c", str(connections), *(["-q", str(rate / connections)] if rate else [])]
     command = ["hey", *how, "-t", "60", "-o", "csv", "-m", "POST", "-D", str(picture)]
     begin = time.perf_counter()
     said = subprocess.run(
@@ -130,7 +136,7 @@ def throughput(port: int, model: Path, picture: Path, engine: str, seconds: floa
     bare, over_http, whole = [], [], []
     for _ in range(repeats):
         bare.append(rate_of(opened.run, batches[best], seconds / 2))
-        over_http.append(hey(port, picture, seconds=seconds)["answers_per_second"])
+        over_http.append(hey(port, picture, connections=CONNECTIONS, seconds=seconds)["answers_per_second"])
         begin = time.perf_counter()
         list(predict(model, copies, engine=engine))
         whole.append(len(copies) / (time.perf_counter() - begin))
@@ -156,20 +162,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = network(Path(folder), "resnet18")
         with served(model, "--engine", asked.engine) as port:
-            hey(port, asked.picture, seconds=2)
+            hey(port, asked.picture, connections=CONNECTIONS, seconds=2)
             speed = throughput(port, model, asked.picture, asked.engine, asked.seconds, asked.repeats)
             usual = speed["server"]["median"]
             loads = {
-                f"{share:g}": hey(port, asked.picture, seconds=asked.seconds, rate=share * usual)
-                for share in (0.7, 2.0)
+                f"{share:g}": hey(port, asked.picture, connections=n, seconds=asked.seconds, rate=share * usual)
+                for share, n in LOADS.items()
             }
         # A network of a thousandth of the work: what is kept for a request would be kept all the same.
         small = network(Path(folder), "resnet20-cifar")
         with served(small, "--engine", asked.engine) as port:
-            hey(port, asked.picture, requests=2000)
+            hey(port, asked.picture, connections=CONNECTIONS, requests=2000)
             kept = [memory(port)]
+            statuses = Counter[str]()
             for _ in range(5):
-                hey(port, asked.picture, requests=asked.requests // 5)
+                found = hey(port, asked.picture, connections=CONNECTIONS, requests=asked.requests // 5)
+                statuses.update(found["statuses"])
                 kept.append(memory(port))
     write(
         asked.out,
@@ -182,7 +190,7 @@ def main() -> None:
             "throughput": speed,
             "bound_seconds": Limits().latency,
             "load": loads,
-            "memory": {"requests": asked.requests, "resident_mib": [round(each / 2**20, 1) for each in kept]},
+            "memory": {"statuses": dict(statuses), "resident_mib": [round(each / 2**20, 1) for each in kept]},
         },
     )
 

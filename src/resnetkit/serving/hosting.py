@@ -25,7 +25,7 @@ from resnetkit.serving.limits import Limits, Refused
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SIZES = (1, 2, 4, 8, BATCH)  # batches that are tried while warming up
 RUNS = 3  # of each
-NEAR = 0.97  # of the best rate: a smaller batch that has so much is taken, because it answers sooner
+NEAR = 0.97  # of the best rate: a larger batch that has so much is taken; only where many wait does it fill
 SHARE = 0.25  # of the latency that one batch may take
 
 Say = Callable[[str], None]
@@ -115,7 +115,7 @@ def host(
 
 
 def warm(opened: Opened, latency: float, where: str) -> tuple[int, float]:
-    """The batch to answer in and its seconds per picture: the smallest that is about as fast as the best one, of those
+    """The batch to answer in and its seconds per picture: the largest that is about as fast as the best one, of those
     that leave time to wait for it. First runs are slow and count for nothing. Raises UserError for a broken model."""
     preprocess = opened.about.preprocess
     pictures = sample_pictures(4, preprocess.size, preprocess.channels)
@@ -132,7 +132,7 @@ def warm(opened: Opened, latency: float, where: str) -> tuple[int, float]:
             break
         seconds[size] = statistics.median(taken) / size
     best = min(seconds.values())
-    size = next(size for size, each in seconds.items() if NEAR * each <= best)
+    size = next(size for size, each in reversed(seconds.items()) if NEAR * each <= best)
     return size, seconds[size]
 
 
