@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from resnetkit import explaining
 from resnetkit.weights import open_model
-
-NEEDED = ("resnetkit.explaining", "captum")
 
 
 def heat_maps() -> Callable[[Path, bytes, str], bytes] | None:
     """What draws where a model looked for a class, as `app.Service` takes it; None where it is not installed."""
-    return drawn if all(find_spec(name) is not None for name in NEEDED) else None
+    return drawn if find_spec("captum") is not None else None
 
 
 def drawn(path: Path, data: bytes, label: str) -> bytes:
@@ -23,7 +21,6 @@ def drawn(path: Path, data: bytes, label: str) -> bytes:
 
     Raises BadPicture; UserError for an exported file, which has no gradients.
     """
-    explaining = import_module(NEEDED[0])
     model, file = open_model(path), io.BytesIO()
     heat = explaining.heat_map(model, data, of=label)
     explaining.overlay(explaining.view(model, data), heat).save(file, "PNG")
