@@ -149,6 +149,7 @@ def cross_validating(
         "weights": wish.weights,
         "track": list(wish.track),
         "excluded": len(wish.exclude),
+        "torch_threads": torch.get_num_threads(),
         "recipe": to_dict(recipe),
     }
     try:
@@ -179,6 +180,7 @@ def cross_resuming(run: str | Path) -> Iterator[FoldBegun | Event | CrossValidat
             f"{plan['data']}: the pictures are not those that {folder} was begun with; bring those back, or begin anew"
         )
     parts = split_folds(whole, plan["folds"], recipe.run.seed, audit.digest)
+    torch.set_num_threads(plan["torch_threads"])  # another number would sum floats in another order
     yield from trained(folder, wish, given, whole, parts, audit)
 
 
@@ -255,9 +257,7 @@ def pooled(folder: Path, whole: Data, folds: int) -> CrossValidated:
         n = len(given.indices)
         answers.append(given)
         scores.append(FoldScore(run.name, n, right, right / n, wilson(right, n)))
-        words.append(
-            describe_protocol(whole, f"{folds} folds, each scored by the model of the others", model.preprocess)
-        )
+        words.append(describe_protocol(whole, how, model.preprocess))
     seen = np.sort(np.concatenate([[*each.indices, *each.bad] for each in answers]))
     if not np.array_equal(seen, whole.used()):
         raise UserError(f"{folder}: its folds do not have each picture once; one of them was replaced, so begin anew")
