@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from resnetkit.calibration import Calibration, calibrate
     from resnetkit.comparison import Comparison, compare
     from resnetkit.complexity import Complexity, count
+    from resnetkit.crossvalidation import CrossValidated, cross_validate
     from resnetkit.data.source import open_data
     from resnetkit.data.transforms import Preprocess
     from resnetkit.embedding import Embeddings, embed
@@ -34,6 +35,7 @@ _HOME = {
     "Classifier": "prediction",
     "Comparison": "comparison",
     "Complexity": "complexity",
+    "CrossValidated": "crossvalidation",
     "Embeddings": "embedding",
     "Finished": "events",
     "Prediction": "prediction",
@@ -47,6 +49,7 @@ _HOME = {
     "calibrate": "calibration",
     "compare": "comparison",
     "count": "complexity",
+    "cross_validate": "crossvalidation",
     "embed": "embedding",
     "evaluate": "evaluation",
     "export": "exporting",
@@ -68,6 +71,7 @@ __all__ = [
     "Classifier",
     "Comparison",
     "Complexity",
+    "CrossValidated",
     "Embeddings",
     "Finished",
     "Prediction",
@@ -82,6 +86,7 @@ __all__ = [
     "calibrate",
     "compare",
     "count",
+    "cross_validate",
     "embed",
     "evaluate",
     "export",

@@ -56,6 +56,7 @@ Examples:
   resnet train photos/ --model resnet50 --epochs 30 --out runs/flowers
   resnet train photos/ --from weights.safetensors
   resnet train photos/ --from weights.safetensors --freeze backbone
+  resnet train photos/ --folds 5
   resnet train cifar10:DIR --recipe cifar-paper --set optim.lr=0.05""",
 )
 @click.argument("data")
@@ -71,6 +72,13 @@ Examples:
 @click.option("--recipe", metavar="NAME|FILE.toml", help="How to train: 'small' by default, 'finetune' with --from.")
 @click.option("--epochs", metavar="N", help="How often every picture is seen; short for --set schedule.epochs=N.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change one key of the recipe; repeatable.")
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    metavar="K",
+    help="For small data: train K times, each time without one of K parts, so that every picture is scored by a model "
+    "that did not see it.",
+)
 @click.option("--out", metavar="RUN", help="The run folder to make; by default a new one under runs/.")
 @click.option(
     "--track",
@@ -89,6 +97,7 @@ def train(
     recipe: str | None,
     epochs: str | None,
     settings: tuple[str, ...],
+    folds: int | None,
     out: str | None,
     track: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -104,6 +113,10 @@ def train(
     from resnetkit.cli_recipe import asked
 
     chosen = asked(recipe, model, epochs, settings, weights, freeze)
+    if folds is not None:
+        from resnetkit.cli_folds import train_folds
+
+        return train_folds(data, val, folds, chosen, settings, weights, out, track, exclude, as_json)
     from resnetkit.training import training
 
     return watch(
@@ -141,12 +154,16 @@ Example:
 @click.argument("run")
 @json_option
 def resume(run: str, as_json: bool) -> int:
-    """Go on with RUN, a run folder, after Ctrl-C, a power cut or a kill.
+    """Go on with RUN, a run folder or one of --folds, after Ctrl-C, a power cut or a kill.
 
     The weights become the very same, to the bit, as if it had never stopped.
     """
+    from resnetkit.cli_folds import resume_folds
+    from resnetkit.crossvalidation import is_folded
     from resnetkit.training import resuming
 
+    if is_folded(run):
+        return resume_folds(run, as_json)
     return watch(resuming(run), as_json)
 
 

@@ -117,8 +117,8 @@ def training(
     check_trackers(track)
     with joined() as ranks:
         wish = Wish(data, val, recipe, str(weights) if weights else None, tuple(track), read_names(exclude))
-        folder, begun = ranks.agreed(lambda: find_folder(ranks, out, wish))
-        yield from going_on(folder, ranks) if begun else beginning(folder, wish, ranks)
+        folder, there = ranks.agreed(lambda: find_folder(ranks, out, wish))
+        yield from going_on(folder, ranks) if there else beginning(folder, wish, ranks)
 
 
 def resuming(run: str | Path) -> Iterator[Event]:
@@ -149,17 +149,24 @@ def beginning(folder: Path, wish: Wish, ranks: Ranks) -> Generator[Event, None, 
     whole, audit = yield from look_at(found, recipe, ranks)
     check_trainable(whole)
     split = split_training(whole, recipe.data.val, recipe.run.seed, audit.digest)
-    resolved = ranks.agreed(lambda: resolve(recipe, split, audit, given))
+    yield from begun(folder, wish, given, split, audit, ranks, divided=set(split.splits) != set(found.splits))
+
+
+def begun(
+    folder: Path, wish: Wish, given: ModelFile | None, split: Data, audit: Audit, ranks: Ranks, *, divided: bool
+) -> Generator[Event, None, None]:
+    """A new run on pictures that were looked at and divided, `divided` by us, to its end."""
+    resolved = ranks.agreed(lambda: resolve(wish.recipe, split, audit, given))
     data, val = wish.places
     environment = runs.this_environment(
         data,
-        fingerprint(whole, audit),
+        fingerprint(split, audit),
         wish.weights,
         torch.device(str(resolved.recipe.run.device)),
         derived=(*resolved.rules, *assumed_line(given)),
         notes=split.notes,
         val=val,
-        asked=recipe,
+        asked=wish.recipe,
         excluded=len(wish.exclude),
         ranks=ranks,
     )
@@ -169,7 +176,6 @@ def beginning(folder: Path, wish: Wish, ranks: Ranks) -> Generator[Event, None, 
             fill(loop.state, given, same_head=given.classes == split.classes)
         if ranks.first:
             with runs.creating(folder) as part:
-                divided = set(split.splits) != set(found.splits)
                 runs.write_beginning(part, resolved.recipe, environment, split, divided=divided, exclude=wish.exclude)
                 keep(part, wish.track)
                 loop.begin(part)

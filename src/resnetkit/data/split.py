@@ -1,4 +1,4 @@
-"""Keeping back a share of the training pictures for validation, and remembering which."""
+"""Keeping back a share of the training pictures for validation, or each of k folds in turn, and remembering which."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.atomic import write_text
-from resnetkit.data.pictures import Data, class_counts, count, listing
+from resnetkit.data.pictures import Data, Labels, class_counts, count, listing
 from resnetkit.errors import UserError
 
 HEADER = ["path", "label", "split"]
@@ -55,6 +55,61 @@ def split_training(data: Data, share: float, seed: int, digests: NDArray[np.uint
     return replace(
         data, splits={"train": np.setdiff1d(pool, val), "val": val, **rest}, notes=(*data.notes, said + without)
     )
+
+
+def split_folds(data: Data, folds: int, seed: int, digests: NDArray[np.uint8]) -> list[Data]:
+    """The pictures once for each of `folds` parts: that part as "val", the others as "train".
+
+    digests  as for `split_training`
+
+    Each class is spread over the parts as evenly as can be, and the parts are of like size; identical pictures are in
+    one. Raises UserError for data that are divided already, and for a class with fewer different pictures than folds.
+    """
+    if len(data.splits) != 1:
+        raise UserError(
+            f"{data.spec}: is divided already, into {', '.join(data.splits)}, and folds divide all there is; give the "
+            "pictures to learn from alone, such as its folder train, and keep the others for resnet evaluate"
+        )
+    ((_, pool),) = data.splits.items()
+    groups = in_seeded_order(identical(data, pool, digests), seed)
+    different = np.bincount(
+        [label for group in groups for label in set(data.labels[group].tolist())], minlength=len(data.classes)
+    ).tolist()
+    few = [f"{name} ({n})" for name, n in zip(data.classes, different, strict=True) if n < folds]
+    if few:
+        raise UserError(
+            f"{data.spec}: {count(len(few), 'class', 'classes')} with fewer different pictures than the {folds} folds: "
+            f"{listing(few)}; take fewer folds, add pictures, or take the class out"
+        )
+    parts = []
+    for number, own in enumerate(spread(groups, data.labels, folds), start=1):
+        val = np.array(sorted(own), dtype=np.int64)
+        said = f"fold {number} of {folds} kept back: {len(val):,} of {count(len(pool), 'picture', 'pictures')}"
+        notes = (*data.notes, f"{said} (seed {seed})")
+        parts.append(replace(data, splits={"train": np.setdiff1d(pool, val), "val": val}, notes=notes))
+    return parts
+
+
+def spread(groups: list[list[int]], labels: Labels, folds: int) -> list[list[int]]:
+    """The pictures of each fold; each group goes where there are fewest of its classes, the rarest first.
+
+    Groups that are hard to place come first: those of several classes, then the large ones. The rest comes class by
+    class, so that what is left over of each class evens out the folds.
+    """
+    total = np.bincount(labels[[i for group in groups for i in group]])
+    has = np.zeros((len(total), folds), np.int64)
+    parts: list[list[int]] = [[] for _ in range(folds)]
+
+    def hardness(group: list[int]) -> tuple[bool, int, int]:
+        own = set(labels[group].tolist())
+        return len(own) == 1, -len(group), min(own)
+
+    for group in sorted(groups, key=hardness):
+        own = sorted(set(labels[group].tolist()), key=lambda label: (total[label], label))
+        fold = min(range(folds), key=lambda f: (*has[own, f].tolist(), len(parts[f]), f))
+        parts[fold] += group
+        np.add.at(has[:, fold], labels[group], 1)
+    return parts
 
 
 def identical(data: Data, pool: NDArray[np.int64], digests: NDArray[np.uint8]) -> dict[bytes, list[int]]:
