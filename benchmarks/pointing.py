@@ -133,7 +133,7 @@ def main() -> None:
     write(
         out,
         {
-            "pictures": {"held_out": len(shown), "train_digits": len(train), "side": SIDE, "box": 16},
+            "pictures": {"held_out": len(shown), "train_digits": len(train), "side": SIDE, "box": 16, "batch": BATCH},
             "network": {
                 "name": model.network.arch.name,
                 "width": 8,

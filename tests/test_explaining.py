@@ -58,17 +58,17 @@ def learnt() -> tuple[ModelFile, list[Placed]]:
     dice = np.random.default_rng(0)
     preprocess = Preprocess(SIDE, "shorter", SIDE, "bilinear", 3, "RGB", (0.45,) * 3, (0.2,) * 3, True)
     network = ResNet(architecture("resnet8-cifar", classes=2, width=8, stem_stride=2))
-    optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9, weight_decay=1e-4)
-    made = [one_of_two(i % 2, dice) for i in range(640)]
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+    made = [one_of_two(i % 2, dice) for i in range(360)]
     x = preprocess.normalise(torch.from_numpy(np.stack([each.picture for each in made])))
     y = torch.tensor([each.label for each in made])
-    for step in range(150):
-        rows = torch.randint(0, len(y), (32,))
+    for step in range(120):
+        rows = torch.randint(0, len(y), (16,))
         loss = F.cross_entropy(network(x[rows]), y[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 150)
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 120)
     model = ModelFile(network.eval(), ("ring", "cross"), preprocess)
     held = [one_of_two(i % 2, dice) for i in range(60)]
     with torch.inference_mode():
@@ -97,11 +97,11 @@ def alike(a: np.ndarray, b: np.ndarray) -> float:
 
 def randomised(model: ModelFile, pictures: list[Placed], mapped: Mapped) -> float:
     """The sanity check of arXiv 1810.03292: how alike maps are to those of random weights, on average."""
-    found = []
+    given, found = [mapped(model, one) for one in pictures], []
     for seed in (1, 2):
         torch.manual_seed(seed)
         random = replace(model, network=ResNet(model.network.arch).eval())
-        found += [alike(mapped(model, one), mapped(random, one)) for one in pictures]
+        found += [alike(own, mapped(random, one)) for own, one in zip(given, pictures, strict=True)]
     return float(np.mean(found))
 
 
@@ -114,7 +114,7 @@ def test_maps_change_when_the_weights_are_randomised(learnt: tuple[ModelFile, li
         return heat_map(of, one.picture, of=model.classes[one.label], method=method)
 
     assert np.array_equal(mapped(model, pictures[0]), mapped(model, pictures[0])), "the same weights, the same map"
-    assert randomised(model, pictures[:6], mapped) < BOUND
+    assert randomised(model, pictures[:4], mapped) < BOUND
 
 
 def test_an_edge_detector_does_not_pass_for_a_map(learnt: tuple[ModelFile, list[Placed]]) -> None:
@@ -125,7 +125,7 @@ def test_an_edge_detector_does_not_pass_for_a_map(learnt: tuple[ModelFile, list[
         sure = answers(of, network_input(of, view(of, one.picture)))[one.label]
         return sure * edges(one.picture)
 
-    assert randomised(model, pictures[:6], weighed) > 0.99 > BOUND
+    assert randomised(model, pictures[:4], weighed) > 0.99 > BOUND
 
 
 @pytest.mark.parametrize("method", METHODS)
