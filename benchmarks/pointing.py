@@ -37,8 +37,8 @@ from resnetkit.weights import ModelFile
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from pointing_samples import Placed, edges, hit, placed
 
-SIDE, STEPS, BATCH, RATE = 48, 1200, 32, 0.1
-HELD_OUT = 240  # pictures, each with a digit of its own
+SIDE, STEPS, BATCH, RATE = 48, 700, 32, 0.1
+HELD_OUT = 210  # pictures, each with a digit of its own
 RANDOM_SEEDS = (1, 2, 3)  # of random weights; each gets a third of the pictures
 DIGITS = tuple("0123456789")
 PREPROCESS = Preprocess(SIDE, "shorter", SIDE, "bilinear", 3, "RGB", (0.45,) * 3, (0.2,) * 3, True)
