@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import explain_figures
 import learn_figures
 import scale_figures
 import speed_figures
@@ -32,7 +33,7 @@ from resnetkit.shipped import shipped
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
-PAGES = ("check", "learn", "paper", "recipes", "scale", "speed", "weights")
+PAGES = ("check", "explain", "learn", "paper", "recipes", "scale", "speed", "weights")
 MARKDOWN = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 RECIPES = "src/resnetkit/shipped.py"
 
@@ -246,7 +247,7 @@ def checking() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {"accuracy": accuracy, "published": published, "speed": speed, "keys": keys}
 TABLES |= {"parity": parity, "transfer": transfer}
-TABLES |= speed_figures.TABLES | scale_figures.TABLES
+TABLES |= speed_figures.TABLES | scale_figures.TABLES | explain_figures.TABLES
 TABLES |= {"labelling": learn_figures.labelling}
 TABLES |= {"paper": paper, "states": states, "degradation": degradation, "checking": checking}
 

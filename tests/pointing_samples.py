@@ -38,7 +38,7 @@ def boxes_apart(dice: np.random.Generator, side: int, sizes: list[int]) -> list[
             return boxes
 
 
-def placed(digit: NDArray[np.float64], label: int, dice: np.random.Generator, side: int = 48) -> Placed:
+def placed(digit: NDArray[np.float64], label: int, dice: np.random.Generator, side: int) -> Placed:
     """A digit (8, 8), 0 to 1, somewhere on a texture, twice enlarged, with two shuffled ones of like colour."""
     canvas = texture(dice, side)
     boxes = boxes_apart(dice, side, [16, 16, 16])
@@ -49,3 +49,16 @@ def placed(digit: NDArray[np.float64], label: int, dice: np.random.Generator, si
         colour = dice.uniform(0.75, 1.0, 3)
         canvas[top:bottom, left:right] = (1 - strength) * canvas[top:bottom, left:right] + strength * colour
     return Placed((255 * canvas).round().astype(np.uint8), label, boxes[0])
+
+
+def edges(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """How steep the grey of a picture (side, side, 3) is at each place, (side, side): what needs no network."""
+    down, right = np.gradient(picture.astype(np.float32).mean(2))
+    found: NDArray[np.float32] = np.hypot(down, right)
+    return found
+
+
+def hit(heat: NDArray[np.float32], box: tuple[int, int, int, int]) -> bool:
+    """Whether the strongest place of a map lies in a box; a map of nothing but 0 has none."""
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    return bool(heat.max() > 0 and box[0] <= column < box[2] and box[1] <= row < box[3])
