@@ -286,5 +286,6 @@ def table(data: Data, answers: Answers, fold: list[int]) -> str:
     file = io.StringIO(newline="")
     lines = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     lines.writerow(HEADER)
-    lines.writerows(sorted(rows, key=lambda row: os.fsencode(row[0])))
+    rows.sort(key=lambda row: os.fsencode(row[0]))
+    lines.writerows(rows)
     return file.getvalue()
