@@ -24,7 +24,10 @@ WIDTHS = {"phone": 360, "desktop": 1280}
 LONG = "a-class-with-a-name-that-is-far-too-long-for-the-column-it-stands-in"
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install 'resnetkit[dev]'")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium; on Debian: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium; on Debian: apt-get install chromium"),
+]
 
 # An element that is wider than the window though nothing lets it scroll.
 STICKING_OUT = """() => [...document.querySelectorAll('body *')].filter(e => {

@@ -19,6 +19,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, PROGRAM, *arguments], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_digits_as_a_folder(tmp_path: Path) -> None:
     datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn, the extra 'demo'")
     done = run(tmp_path / "pictures")

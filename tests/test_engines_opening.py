@@ -299,6 +299,7 @@ def test_an_exported_file_needs_neither_torch_nor_onnx_and_nobody_reports_home(
     assert [path.name for path in (home / ".cache").iterdir()] == ["resnetkit"]
 
 
+@pytest.mark.slow
 def test_two_processes_may_prepare_at_once(model: Path) -> None:
     command = [sys.executable, "-c", OPEN, str(model), "onnx"]
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]

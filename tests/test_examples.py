@@ -59,6 +59,7 @@ def noise(path: Path, low: int, seed: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_nearest_neighbours(model: Path, tmp_path: Path) -> None:
     """In the order of cosines counted one pair at a time; the query is no neighbour of itself."""
     folder = tmp_path / "pictures"

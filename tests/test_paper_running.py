@@ -88,6 +88,7 @@ def test_a_study_ends_with_the_same_records_wherever_it_was_stopped(
     assert comparable(tmp_path / "results") == comparable(undisturbed / "results")
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_goes_on(pictures: Path, undisturbed: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle of the second run."""
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n" + (

@@ -333,6 +333,7 @@ def test_a_perfect_score(tmp_path: Path) -> None:
     assert "most often" not in page.texts("figcaption")[-1]
 
 
+@pytest.mark.slow
 def test_the_largest_page_keeps_its_bound(tmp_path: Path) -> None:
     """Long names, and noise for pictures, which compresses worst."""
     classes = tuple(f"{i:04}-" + "long name " * 8 for i in range(1500))

@@ -76,6 +76,7 @@ def test_without_a_token_nobody_reloads(model: Path) -> None:
         assert running.post("/v2/repository/models/pets/load").status == 403
 
 
+@pytest.mark.slow
 def test_versions_and_names(folder: Path, tmp_path: Path) -> None:
     old, new = model_file(tmp_path / "old.safetensors", seed=1), model_file(tmp_path / "new.safetensors", seed=2)
     asked = Asked((f"pets={old}", f"pets={new}", f"cats={old}"), port=0, engine="torch", limits=Limits(drain=0.0))
