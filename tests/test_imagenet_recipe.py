@@ -63,7 +63,7 @@ NETWORKS = [
     ("resnet18", "A", "A", 11.0, SMALL),
     ("resnet34", "A", "A", 21.1, SMALL),
     ("resnet34", "B", "B", 21.3, SMALL),
-    ("resnet34", "C", "C", 22.2, SLOWLY),
+    pytest.param("resnet34", "C", "C", 22.2, SLOWLY, marks=pytest.mark.slow),
     ("resnet50", "auto", "B", 23.5, []),  # as the recipe is, 224 pixels
     pytest.param("resnet101", "B", "B", 42.5, SLOWLY, marks=pytest.mark.slow),
     pytest.param("resnet152", "B", "B", 58.1, SLOWLY, marks=pytest.mark.slow),

@@ -78,7 +78,7 @@ def test_a_record_holds_what_its_run_wrote(undisturbed: Path) -> None:
         assert [len(record.measured["end"]["variance"]), len(record.measured["end"]["gradient"])] == [7, 7]
 
 
-@pytest.mark.parametrize("stops", [[1, 2, 3], [5, 4, 3]], ids=str)
+@pytest.mark.parametrize("stops", [[1, 2, 3], pytest.param([5, 4, 3], marks=pytest.mark.slow)], ids=str)
 def test_a_study_ends_with_the_same_records_wherever_it_was_stopped(
     stops: list[int], pictures: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -174,6 +174,7 @@ def test_what_is_measured_on_the_network_of_a_run(
         assert measured.get("deepened") == (deepened if title.startswith("plain") else None)
 
 
+@pytest.mark.slow
 def test_starts_are_looked_at_before_anything_is_trained(pictures: Path, tmp_path: Path) -> None:
     """Without normalisation, weights of 0.01 let the signal die within 55 layers: 9 x 64 x 0.01^2 / 2 = 0.03 a layer.
 
