@@ -387,9 +387,8 @@ def contrast(*colours: str) -> float:
 
 def test_text_has_contrast_in_light_dark_and_print() -> None:
     css = (Path(resnetkit.report.__file__).parent / "templates" / "report.css").read_text()
-    themes = [
-        dict(re.findall(r"--([\w]+): (#[0-9a-f]{6});", block)) for block in re.findall(r":root \{(.*?)\}", css, re.S)
-    ]
+    blocks = re.findall(r":root \{(.*?)\}", css, re.S)
+    themes = [dict(re.findall(r"--([\w]+): (#[0-9a-f]{6});", block)) for block in blocks]
     assert len(themes) == 3
     for theme in themes:
         for text in ("ink", "soft", "accent", "train", "held"):
