@@ -129,7 +129,15 @@ def test_wilson_is_that_of_scipy() -> None:
         for correct in sorted({0, 1, n // 3, n // 2, n - 1, n}):
             expected = stats.binomtest(correct, n).proportion_ci(method="wilson")
             assert wilson(correct, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
-            assert 0 <= wilson(correct, n)[0] < wilson(correct, n)[1] <= 1
+
+
+def test_wilson_holds_the_proportion_itself() -> None:
+    """0 of 7 once had a lower end of 2.8e-17."""
+    for n in range(1, 200):
+        for correct in range(n + 1):
+            low, high = wilson(correct, n)
+            assert 0 <= low <= correct / n <= high <= 1
+            assert low < high
 
 
 @pytest.mark.parametrize(("n", "classes", "seed"), [(3, 3, 0), (500, 3, 1), (800, 10, 2), (40, 2, 3)])

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from resnetkit.about import model_path
-from resnetkit.abstention import Abstention, threshold_for
+from resnetkit.abstaining import Abstention, threshold_for
 from resnetkit.data.loader import Reader, default_threads, order
 from resnetkit.data.pictures import Data, count, name_bad
 from resnetkit.errors import UserError

@@ -66,8 +66,8 @@ Examples:
 @click.option(
     "--freeze",
     metavar="PART",
-    help="With --from: what does not learn, up to and including this part: stem, layer1, … or backbone, which is "
-    "done in seconds (the recipe 'frozen').",
+    help="With --from: what does not learn, up to and including this part: stem, layer1, … or backbone "
+    "(the recipe 'frozen').",
 )
 @click.option("--recipe", metavar="NAME|FILE.toml", help="How to train: 'small' by default, 'finetune' with --from.")
 @click.option("--epochs", metavar="N", help="How often every picture is seen; short for --set schedule.epochs=N.")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
-from resnetkit.shell import device, emit, json_option
+from resnetkit.shell import device, emit, json_option, told
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,20 +50,6 @@ def check(data: str, val: str | None, model: str | None, out: str | None, as_jso
     else:
         show_check(screen(), found, files[0])
     return 1 if found.leaks else 0
-
-
-def told(tell: Callable[[str], None]) -> Callable[[str, int, int], None]:
-    """What is being done, how far it is, and how long it will take."""
-    from resnetkit.terminal import MEASURED_SECONDS, duration
-
-    began: dict[str, float] = {}
-
-    def show(what: str, done: int, total: int) -> None:
-        seconds = time.monotonic() - began.setdefault(what, time.monotonic())
-        left = f"   {duration(seconds * (total - done) / done)} left" if done and seconds >= MEASURED_SECONDS else ""
-        tell(f"{what}: {done:,} of {total:,} ({100 * done // max(1, total)} %){left}")
-
-    return show
 
 
 def show_check(console: Console, found: Check, page: Path) -> None:

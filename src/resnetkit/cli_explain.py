@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
-from resnetkit.shell import complain, device, emit, json_option
+from resnetkit.shell import complain, device, emit, json_option, told
 
 
 @click.command(
@@ -27,7 +29,7 @@ def explain(model: str, paths: tuple[str, ...], of: str | None, out: str, as_jso
     cannot be read is named and left out, and the exit code is 1.
     """
     from resnetkit import explain_page
-    from resnetkit.terminal import counted, percent, say, screen, status
+    from resnetkit.terminal import percent, say, screen, status
 
     target = explain_page.check_target(out)
     with status() as tell:
@@ -36,7 +38,7 @@ def explain(model: str, paths: tuple[str, ...], of: str | None, out: str, as_jso
             paths,
             of=of,
             device=device(),
-            progress=lambda done, total: tell(f"explaining: {done:,} of {counted(total, 'picture')}"),
+            progress=partial(told(tell), "explaining"),
         )
     for path, reason in found.bad.items():
         complain(f"{path}: left out: {reason}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from resnetkit.shell import complain, device, emit, json_option
+from resnetkit.shell import complain, device, emit, json_option, told
 
 SHOWN = 10  # pictures that are named on the screen
 
@@ -45,7 +45,7 @@ def label_next(model: str, paths: tuple[str, ...], n: int, out: str, as_json: bo
             paths,
             n=n,
             device=device(),
-            progress=lambda what, done, total: tell(f"{what}: {done:,} of {total:,}"),
+            progress=told(tell),
         )
     label_page.write_labelling(found, files, ", ".join(Path(path).name or path for path in paths))
     for path, reason in found.bad.items():

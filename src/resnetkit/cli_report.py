@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from resnetkit.shell import device, emit, json_option
+from resnetkit.shell import device, emit, json_option, told
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +33,6 @@ def report(run: str, against: str | None, out: str | None, card: str | None, as_
     confusions in pictures, what is typical of each class; with --against, a paired comparison.
     """
     from resnetkit import reporting
-    from resnetkit.cli_check import told
     from resnetkit.terminal import screen, status
 
     with status() as tell:

@@ -1,8 +1,8 @@
-"""The dense layer alone, fitted to vectors by L-BFGS: convex, without a learning rate, done in seconds.
+"""The dense layer alone, fitted to vectors by L-BFGS: convex, without a learning rate.
 
 Each number of a vector is scaled to variance 1 for the fit and the scale then put into the weights, so the decay means
 the same for every backbone. Where the recipe gives no weight decay, the best of `DECAYS` is taken: the one with the
-least loss on fifths of the training pictures that were left out.
+least loss on fifths of the training pictures that were left out, or on one fifth of many.
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ import errno
 import io
 import os
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -16,7 +17,7 @@ import click
 
 from resnetkit.errors import Elsewhere, UserError, nearest
 from resnetkit.rendezvous import rank
-from resnetkit.terminal import shown
+from resnetkit.terminal import MEASURED_SECONDS, duration, shown
 
 SYSTEM = {  # what a system may refuse that is not a fault of ours
     errno.ENOSPC: "no space left; make room, then type the command again",
@@ -211,6 +212,18 @@ def drop_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def told(tell: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    """What is being done, how far it is, and how long it will take, for a line such as `terminal.status` gives."""
+    began: dict[str, float] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        seconds = time.monotonic() - began.setdefault(what, time.monotonic())
+        left = f"   {duration(seconds * (total - done) / done)} left" if done and seconds >= MEASURED_SECONDS else ""
+        tell(f"{what}: {done:,} of {total:,} ({100 * done // max(1, total)} %){left}")
+
+    return show
 
 
 def device() -> str:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from resnetkit import explaining
+from resnetkit.engines.folding import TRACING
 from resnetkit.weights import open_model
 
 
@@ -22,6 +23,8 @@ def drawn(path: Path, data: bytes, label: str) -> bytes:
     Raises BadPicture; UserError for an exported file, which has no gradients.
     """
     model, file = open_model(path), io.BytesIO()
-    heat = explaining.heat_map(model, data, of=label)
+    explaining.captum()  # its import takes seconds, in which others shall be answered
+    with TRACING:
+        heat = explaining.heat_map(model, data, of=label)
     explaining.overlay(explaining.view(model, data), heat).save(file, "PNG")
     return file.getvalue()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from prediction_samples import picture
-from resnetkit.abstention import FEWEST, threshold_for
+from resnetkit.abstaining import FEWEST, threshold_for
 from resnetkit.calibration import cross_fitted, threshold_of
 from resnetkit.prediction import load, predict
 from serving_samples import model_file
