@@ -25,6 +25,7 @@ from hostile_samples import broken_pictures, broken_requests, seeds
 from serving import memory, network, served
 
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
+PARTS = 10  # after each of which the memory is looked at
 GOOD = 100  # pictures before, so that what a server keeps in any case is there
 
 
@@ -65,17 +66,19 @@ def main() -> None:
         with served(model) as port:
             for _ in range(GOOD):
                 assert ask(port, good) == 200
-            before = memory(port)
-            pictures = Counter(str(ask(port, data)) for data in broken_pictures(asked.seed, asked.pictures))
-            between = memory(port)
+            kept, pictures = [memory(port)], Counter[str]()
+            for number, data in enumerate(broken_pictures(asked.seed, asked.pictures), 1):
+                pictures[str(ask(port, data))] += 1
+                if number % (asked.pictures // PARTS) == 0:
+                    kept.append(memory(port))
             requests = broken_requests(asked.seed, asked.bodies, f"/v2/models/{model.stem}/infer")
             bodies = Counter(say(port, data) for data in requests)
             after, last = memory(port), ask(port, good)
-    mib = {"before": before, "after_pictures": between, "after_bodies": after}
+    mib = [round(value / 2**20, 1) for value in kept]
     result = {
         "pictures": {"n": asked.pictures, "answers": dict(sorted(pictures.items()))},
         "bodies": {"n": asked.bodies, "answers": dict(sorted(bodies.items()))},
-        "resident_mib": {name: round(value / 2**20, 1) for name, value in mib.items()},
+        "resident_mib": {"while_pictures_come": mib, "after_bodies": round(after / 2**20, 1)},
         "next_good_request": last,
         "seed": asked.seed,
     }

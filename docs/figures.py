@@ -21,6 +21,7 @@ from typing import Any
 import explain_figures
 import learn_figures
 import scale_figures
+import serve_figures
 import speed_figures
 
 from resnetkit.paper import records
@@ -33,7 +34,7 @@ from resnetkit.shipped import shipped
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
-PAGES = ("check", "explain", "learn", "paper", "recipes", "scale", "speed", "weights")
+PAGES = ("check", "explain", "learn", "paper", "recipes", "scale", "security", "serve", "speed", "weights")
 MARKDOWN = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 RECIPES = "src/resnetkit/shipped.py"
 
@@ -248,7 +249,7 @@ def checking() -> str:
 TABLES: dict[str, Callable[[], str]] = {"accuracy": accuracy, "published": published, "speed": speed, "keys": keys}
 TABLES |= {"parity": parity, "transfer": transfer}
 TABLES |= speed_figures.TABLES | scale_figures.TABLES | explain_figures.TABLES
-TABLES |= {"labelling": learn_figures.labelling}
+TABLES |= serve_figures.TABLES | learn_figures.TABLES
 TABLES |= {"paper": paper, "states": states, "degradation": degradation, "checking": checking}
 
 
