@@ -47,8 +47,8 @@ def imbalance() -> str:
     counts, seeds = found["counts"], len(found["arms"]["as they come"]["seeds"])
     return "\n".join(rows) + (
         f"\n\n{found['what']}; {sum(counts):,} training pictures, {counts[0]} of the largest class and {counts[-1]} of "
-        f"the smallest, scored on {found['tested']:,}, as many of each class; means of {seeds} seeds, gains in points with "
-        "95 % intervals over the seeds ([imbalance.json](../results/imbalance.json))."
+        f"the smallest, scored on {found['tested']:,}, as many of each class; means of {seeds} seeds, gains in points "
+        "with 95 % intervals over the seeds ([imbalance.json](../results/imbalance.json))."
     )
 
 

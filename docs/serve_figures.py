@@ -39,8 +39,8 @@ def serving() -> str:
         f"\n\nOn {about['cores']} cores of an {about['cpu']}, engine {found['engine']}, a JPEG of "
         f"{found['picture_bytes']:,} bytes over and over; median, lowest and highest of repeats in turns. The load "
         f"comes from {found['generator']} on the same cores; the latency that is aimed at is "
-        f"{found['bound_seconds']:g} s. Over {requests:,} requests to a small network the server's memory went from {kept[0]:.0f} to "
-        f"{kept[-1]:.0f} MiB ([serving.json](../results/serving.json))."
+        f"{found['bound_seconds']:g} s. Over {requests:,} requests to a small network the server's memory went from "
+        f"{kept[0]:.0f} to {kept[-1]:.0f} MiB ([serving.json](../results/serving.json))."
     )
 
 
