@@ -91,6 +91,7 @@ def cutoff() -> str:
 def pieces() -> str:
     """Table: what was measured of shards and of scoring over a cluster."""
     shards, start, flat = (result(name) for name in ("sharding", "epochstart", "flat"))
+    over = result("ray")
     rates = ", ".join(f"{shards['mb_per_second'][name]:.0f}" for name in ("shard", "disk", "checksum"))
     return "\n".join(
         [
@@ -103,6 +104,10 @@ def pieces() -> str:
             f"| order of an epoch of them | {start['order_near_seconds']['median']:.2f} s |",
             f"| memory of a loader, epoch {flat['epochs']} of {flat['pictures']:,} small pictures against epoch 2 | "
             f"{flat['ratio']:.2f}, {flat['resident_mb'][-1]:.0f} MB |",
+            f"| `resnet predict --ray` against `resnet predict`, {over['network']}, one machine: once it goes | "
+            f"{times(over['ray_to_plain']['steady'])} |",
+            f"| the same, {over['pictures']:,} pictures and Ray's start and end included | "
+            f"{times(over['ray_to_plain']['whole'])} |",
         ]
     )
 
