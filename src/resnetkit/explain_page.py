@@ -29,7 +29,7 @@ MOST = 50  # pictures of a page, which stays below 5 MB
 LARGEST, TOP = 256, 5  # side of what is shown, pixels; classes named for each picture
 
 TITLES = {
-    "grad-cam": ("Grad-CAM", "which places of the last stage speak for it; coarse, and the most to be relied on"),
+    "grad-cam": ("Grad-CAM", "which places of the last stage speak for it; coarse"),
     "integrated-gradients": ("Integrated gradients", "which pixels speak for it, from a picture of the mean colour on"),
     "occlusion": ("Occlusion", "where a covering square costs it the most"),
 }
