@@ -52,4 +52,22 @@ def imbalance() -> str:
     )
 
 
-TABLES = {"labelling": labelling, "imbalance": imbalance}
+def several() -> str:
+    """Table: all labels of a mosaic, against one of them."""
+    found = result("several")
+    mean = {name: f"{100 * share:.1f} %" for name, share in found["mean"].items()}
+    rows = [
+        "| trained on | mean average precision | F1 over all answers | every label right |",
+        "|---|---|---|---|",
+        f"| all labels | {mean['several']} | {mean['micro_f1']} | {mean['exact']} |",
+        f"| one label of each | {mean['one']} | | |",
+        f"| chance | {mean['at_random']} | | |",
+    ]
+    return "\n".join(rows) + (
+        f"\n\n{found['what']}; {found['trained']:,} mosaics to learn from, {found['tested']:,} to score; means of "
+        f"{len(found['seeds'])} seeds, gain {points(found['gain'], *found['gain_interval'])} points with a "
+        "95 % interval over the seeds ([several.json](../results/several.json))."
+    )
+
+
+TABLES = {"labelling": labelling, "imbalance": imbalance, "several": several}

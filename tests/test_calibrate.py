@@ -27,7 +27,7 @@ from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import Diverged, UserError
 from resnetkit.evaluation import evaluate
 from resnetkit.model import ResNet, architecture
-from resnetkit.protocol import Protocol, Scoring, probabilities
+from resnetkit.protocol import Member, Protocol, Scoring, probabilities
 from resnetkit.reliability import reliability
 from resnetkit.weights import ModelFile, open_model, save_model
 from test_calibration import Logits, drawn, plain_nll
@@ -95,11 +95,10 @@ def folder_of(root: Path, data: Data) -> Path:
 # The temperature in every score
 
 
-def table_of(model: ModelFile, data: Data, protocol: Protocol, **named: float) -> NDArray[np.float64]:
-    reader = Reader(data, protocol.preprocess(PREPROCESS), threads=1)
-    return np.concatenate(
-        [part.rows for part in probabilities(model.network, reader, np.arange(len(data)), protocol, **named)]
-    )
+def table_of(model: ModelFile, data: Data, protocol: Protocol, temperature: float = 1.0) -> NDArray[np.float64]:
+    member = Member(model.network, Reader(data, protocol.preprocess(PREPROCESS), threads=1), temperature=temperature)
+    parts = probabilities(member.network, member.reader, np.arange(len(data)), protocol, shares=member.shares)
+    return np.concatenate([part.rows for part in parts])
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.kind)

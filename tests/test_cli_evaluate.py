@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetkit import evaluation
+from resnetkit import evaluation, submitting
 from resnetkit.data.transforms import Preprocess
-from resnetkit.evaluation import Result, Submission
+from resnetkit.evaluation import Result
 from resnetkit.model import ResNet, architecture
 from resnetkit.protocol import Protocol, Scoring
+from resnetkit.submitting import Submission
 from resnetkit.terminal import scoring, scoring_line
 from resnetkit.weights import ModelFile, save_model
 from samples import RESULT
@@ -41,7 +42,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return Submission("out.txt", 4000, RESULT if named["split"] == "val" else None)
 
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
-    monkeypatch.setattr(evaluation, "submit", submit)
+    monkeypatch.setattr(submitting, "submit", submit)
     return made
 
 

@@ -19,9 +19,10 @@ from resnetkit.data.pictures import Arrays, Data
 from resnetkit.data.source import open_data
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import Diverged, UserError
-from resnetkit.evaluation import evaluate, judge, score, submit
+from resnetkit.evaluation import evaluate, judge, score
 from resnetkit.model import ResNet, architecture
 from resnetkit.protocol import Answers, Protocol, Scoring, probabilities
+from resnetkit.submitting import submit
 from resnetkit.weights import ModelFile
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -137,7 +137,6 @@ def test_wilson_holds_the_proportion_itself() -> None:
         for correct in range(n + 1):
             low, high = wilson(correct, n)
             assert 0 <= low <= correct / n <= high <= 1
-            assert low < high
 
 
 @pytest.mark.parametrize(("n", "classes", "seed"), [(3, 3, 0), (500, 3, 1), (800, 10, 2), (40, 2, 3)])

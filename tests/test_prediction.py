@@ -176,7 +176,7 @@ def test_probabilities_have_the_temperature_of_the_model(temperature: float, tmp
 
 
 def test_a_sure_answer_leaves_the_others_more_than_nothing() -> None:
-    found = prediction.probabilities(np.array([[0, 80, -600]], np.float32), 1.0)
+    found = prediction.probabilities(np.array([[0, 80, -600]], np.float32), make_model().about)
     assert found[0, 1] == 1
     np.testing.assert_allclose(found[0, [0, 2]], [math.exp(-80), math.exp(-680)], rtol=1e-12)
 

@@ -64,7 +64,7 @@ def test_a_repeated_row_counts_once(folder: Path) -> None:
     ("text", "message"),
     [
         ("file,label\na.jpg,x\n", r"no column 'path' in the first line \(columns: 'file', 'label'\)"),
-        ("path,labels\na.jpg,x\n", r"no column 'label' .*\(columns: 'path', 'labels'\); is it called 'labels'\?"),
+        ("path,lable\na.jpg,x\n", r"no column 'label' .*\(columns: 'path', 'lable'\); is it called 'lable'\?"),
         ("path;label\na.jpg;x\n", "separate columns by commas"),
         ("path,label\na.jpg,x\n".encode("utf-16"), "looks like UTF-16"),
         ("", r"no column 'path' in the first line \(columns: none\)"),

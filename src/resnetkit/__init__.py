@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from resnetkit.exporting import export
     from resnetkit.labelling import label_next
     from resnetkit.model import Architecture, ResNet, architecture
+    from resnetkit.multilabel import MultiLabelResult
     from resnetkit.peers.sources import import_weights
     from resnetkit.prediction import Classifier, Prediction, load, predict
     from resnetkit.recipe import Recipe
@@ -42,6 +43,7 @@ _HOME = {
     "Preprocess": "data.transforms",
     "Recipe": "recipe",
     "ResNet": "model",
+    "MultiLabelResult": "multilabel",
     "Result": "evaluation",
     "Stopped": "events",
     "UserError": "errors",
@@ -74,6 +76,7 @@ __all__ = [
     "CrossValidated",
     "Embeddings",
     "Finished",
+    "MultiLabelResult",
     "Prediction",
     "Preprocess",
     "Recipe",

@@ -14,6 +14,7 @@ from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError
 
 FORMAT = 1
+SAID = 0.5  # probability from which one of several labels is said
 MODEL_FILE = "model.safetensors"
 
 
@@ -23,6 +24,8 @@ class About:
 
     calibration  "temperature", which the logits are divided by before the softmax, and where it is from; empty: 1.
                  "threshold", below which the first class is no answer; without it every one is
+    multi_label  a picture may have several of the classes or none: each has a probability of its own, the sigmoid of
+                 its logit, and is said from the threshold on, by default a half
     """
 
     architecture: dict[str, Any]
@@ -31,6 +34,7 @@ class About:
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
+    multi_label: bool = False
 
     def to_meta(self) -> dict[str, Any]:
         """Plain JSON values, as they stand in a file."""
@@ -43,6 +47,7 @@ class About:
             "metrics": self.metrics,
             "provenance": self.provenance,
             **({"calibration": self.calibration} if self.calibration else {}),
+            **({"multi_label": True} if self.multi_label else {}),
         }
 
     @classmethod
@@ -65,7 +70,10 @@ class About:
             threshold_of(tables["calibration"])
         except (UserError, OverflowError) as error:  # JSON has whole numbers that no float holds
             raise UserError(f"{where}: its metadata cannot be used: {error}") from None
-        return cls(classes=tuple(classes), preprocess=preprocess, **tables)
+        many = meta.get("multi_label", False)
+        if not isinstance(many, bool):
+            raise UserError(f"{where}: its metadata have no usable 'multi_label'; restore it from a copy")
+        return cls(classes=tuple(classes), preprocess=preprocess, multi_label=many, **tables)
 
     @property
     def temperature(self) -> float:
@@ -74,8 +82,9 @@ class About:
 
     @property
     def threshold(self) -> float:
-        """A first class that is less probable is no answer."""
-        return threshold_of(self.calibration)
+        """A class that is less probable is no answer."""
+        usual = {"threshold": SAID} if self.multi_label else {}
+        return threshold_of(usual | self.calibration)
 
 
 def threshold_of(calibration: dict[str, Any]) -> float:

@@ -104,8 +104,8 @@ def train(
     as_json: bool,
 ) -> int:
     """Train on DATA: a folder with one folder of pictures per class, or with train/ and val/ of such folders; a
-    .csv or .tsv file with the columns path, label and perhaps split; shards, "train-{000..123}.tar" or .parquet; or
-    cifar10:DIR, cifar100:DIR, fashion-mnist:DIR, imagenet:DIR.
+    .csv or .tsv file with the columns path, label (or labels, "cat|sofa") and perhaps split; shards,
+    "train-{000..123}.tar" or .parquet; or cifar10:DIR, cifar100:DIR, fashion-mnist:DIR, imagenet:DIR.
 
     Writes a run folder with the model, its score and a report. Ctrl-C stops it after the current step; resnet resume
     goes on from there.
@@ -250,7 +250,7 @@ def model(model: str, size: int | None, as_json: bool, **choices: Any) -> None:
         arch = named_architecture(model, **{"classes": 10 if cifar else 1000, **choices})
         size = size or (32 if cifar else 224)
     else:
-        file = open_model(model)
+        file = open_model(model, several=True)
         arch = file.network.arch
         size = size or file.preprocess.size
         if choices:

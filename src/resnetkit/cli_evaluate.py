@@ -10,7 +10,7 @@ from resnetkit.errors import UserError
 from resnetkit.shell import bad_option, device, emit, exclude_option, json_option, whole_numbers
 
 if TYPE_CHECKING:
-    from resnetkit.evaluation import Submission
+    from resnetkit.submitting import Submission
 
 
 @click.command(
@@ -59,9 +59,10 @@ def evaluate(
     DATA is what train takes; without it, the pictures that the model's run kept back. What each protocol does is
     written down in docs/protocol.md.
     """
-    from resnetkit import evaluation
+    from resnetkit import evaluation, submitting
     from resnetkit.protocol import Protocol
     from resnetkit.terminal import scoring, screen, show_result
+    from resnetkit.terminal_labels import show_labels
 
     views = {name: choices.pop(name) for name in ("size", "crop")}
     protocol = Protocol(
@@ -76,15 +77,17 @@ def evaluate(
         if exclude:
             raise UserError("--submission: goes without --exclude; the server wants an answer for every picture")
         with scoring() as progress:
-            written = evaluation.submit(model, data, submission, progress=progress, **choices)
+            written = submitting.submit(model, data, submission, progress=progress, **choices)
         show_submission(written, as_json)
         return
     with scoring() as progress:
         result = evaluation.evaluate(model, data, bad=bad, labels=labels, exclude=exclude, progress=progress, **choices)
     if as_json:
         emit(result.to_dict())
-    else:
+    elif isinstance(result, evaluation.Result):
         show_result(screen(), result)
+    else:
+        show_labels(screen(), result)
 
 
 def show_submission(written: Submission, as_json: bool) -> None:

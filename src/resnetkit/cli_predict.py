@@ -276,8 +276,10 @@ def parts(prediction: Prediction) -> Parts:
     if prediction.error is not None:
         return [start, ("error", "red"), f": {prediction.error}"]
     classes = [f"{name} {percent(share, 1)}" for name, share in prediction.top]
-    first = "not sure" if prediction.answer is None else classes.pop(0)
-    return [start, (first, "bold"), f"  ({', '.join(classes)})" if classes else ""]
+    said = int(prediction.answer is not None) if prediction.labels is None else len(prediction.labels)
+    nothing = "not sure" if prediction.labels is None else "no label"
+    first, others = ", ".join(classes[:said]) or nothing, classes[said:]
+    return [start, (first, "bold"), f"  ({', '.join(others)})" if others else ""]
 
 
 @contextmanager

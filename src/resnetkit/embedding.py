@@ -65,7 +65,7 @@ def embed(
 
     A picture that cannot be read is left out and stands in `bad`. Raises UserError for a path that does not exist.
     """
-    opened = model if isinstance(model, ModelFile) else open_model(os.fspath(model))
+    opened = model if isinstance(model, ModelFile) else open_model(os.fspath(model), several=True)
     reader = unlabelled(opened, [paths] if isinstance(paths, str | Path) else paths)
     name = reader.data.pictures.name
     network = place(opened.network, torch.device(device))

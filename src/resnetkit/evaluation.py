@@ -12,16 +12,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from resnetkit import multilabel
 from resnetkit.about import model_path
-from resnetkit.atomic import write_text
 from resnetkit.data.excluded import names_of_run, read_names, without_names
-from resnetkit.data.imagenet import submission, submission_lines
 from resnetkit.data.joined import with_validation
 from resnetkit.data.labels import Labels, read_labels, same_classes, unmatched
 from resnetkit.data.loader import Reader, default_threads
@@ -32,6 +31,7 @@ from resnetkit.data.transforms import Preprocess
 from resnetkit.distributed import ALONE, Ranks, joined
 from resnetkit.errors import UserError, shown_name
 from resnetkit.model import ResNet
+from resnetkit.multilabel import MultiLabelResult
 from resnetkit.protocol import ONE_CROP, Answers, Member, Progress, Protocol, ask
 from resnetkit.reliability import calibration_error, likelihood_cost
 from resnetkit.runs import read_json
@@ -80,6 +80,19 @@ class Result:
     bad: dict[str, str]  # unreadable pictures left out: path to reason
     protocol: str  # data, split, views and preprocessing, in words
 
+    measure: ClassVar[str] = "top1"
+    title: ClassVar[str] = "top-1"
+
+    @property
+    def headline(self) -> float:
+        """What epochs are compared by."""
+        return self.top1
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the log of a training keeps of it."""
+        return {name: getattr(self, name) for name in ("n", "correct", "top1", "top1_interval", "nll")}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, under the same names."""
         return asdict(self)
@@ -117,6 +130,14 @@ class Result:
         return f"{head}<table><tr><th>class</th><th>correct</th><th>recall</th></tr>{rows}</table>"
 
 
+Score = Result | MultiLabelResult
+
+
+def score_from(values: dict[str, Any]) -> Score:
+    """A score as it stands in result.json."""
+    return (MultiLabelResult if "per_label" in values else Result).from_dict(values)
+
+
 def wilson(correct: int, n: int) -> tuple[float, float]:
     """The 95 % score interval of a proportion (Wilson 1927); (0, 1) for n = 0."""
     if n == 0:
@@ -129,29 +150,45 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     return (min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)))
 
 
-def score(
-    network: ResNet, reader: Reader, indices: NDArray[np.int64], *, protocol: str, ranks: Ranks = ALONE
-) -> Result:
-    """The Result of a network on the pictures `indices`, one crop of each; unreadable ones are in `result.bad`.
+def score(network: ResNet, reader: Reader, indices: NDArray[np.int64], *, protocol: str, ranks: Ranks = ALONE) -> Score:
+    """The score of a network on the pictures `indices`, one crop of each; unreadable ones are in `result.bad`.
 
     protocol   how it was measured, in words
-    ranks      divide the pictures among them, and all get the Result
+    ranks      divide the pictures among them, and all get the score
     """
-    answers = ask([Member(network, reader)], indices, ranks=ranks)
-    return ranks.agreed(lambda: judge(reader.data, answers, protocol))
+    member = Member(network, reader, multi_label=reader.data.sets is not None)
+    answers = ask([member], indices, ranks=ranks)
+    return ranks.agreed(lambda: judge_all(reader.data, answers, protocol))
+
+
+def judge_all(data: Data, answers: Answers, protocol: str, labels: Labels | None = None) -> Score:
+    """The score of answers: a MultiLabelResult where a picture may have several labels, else that of `judge`."""
+    if data.sets is None:
+        return judge(data, answers, protocol, labels)
+    sets = data.sets[data.labels[answers.indices]]
+    found = multilabel.measure(answers.table, sets, data.classes, names_in(data, answers.indices.tolist()))
+    return MultiLabelResult(**found, bad=reasons(data, answers), protocol=protocol)
+
+
+def names_in(data: Data, indices: Sequence[int]) -> list[str]:
+    return [data.pictures.name(i) for i in indices]
+
+
+def reasons(data: Data, answers: Answers) -> dict[str, str]:
+    """Why pictures could not be read, by their names."""
+    return {data.pictures.name(i): reason for i, reason in answers.bad.items()}
 
 
 def judge(data: Data, answers: Answers, protocol: str, labels: Labels | None = None) -> Result:
-    """The Result of answers.
+    """The Result of answers, one label for each picture.
 
     labels   where several outputs may be right, the most probable of them is taken for the picture's label. So an
              answer counts when it is among them and top-5 when any of them is among the first five; classes, confusion,
              and likelihood count the picture under the answer where that is right, else under the most probable label.
     """
     truth = data.labels[answers.indices] if labels is None else nearest_labels(answers, labels)
-    names = [data.pictures.name(i) for i in answers.indices.tolist()]
-    bad = {data.pictures.name(i): reason for i, reason in answers.bad.items()}
-    return Result(**measure(answers.table, truth, data.classes, names), bad=bad, protocol=protocol)
+    found = measure(answers.table, truth, data.classes, names_in(data, answers.indices.tolist()))
+    return Result(**found, bad=reasons(data, answers), protocol=protocol)
 
 
 def nearest_labels(answers: Answers, labels: Labels) -> NDArray[np.int64]:
@@ -204,8 +241,8 @@ def evaluate(
     labels: str | Path | None = None,
     exclude: Sequence[str | Path] = (),
     progress: Progress | None = None,
-) -> Result:
-    """Score a model on pictures.
+) -> Score:
+    """Score a model on pictures: a MultiLabelResult where they may have several labels, else a Result.
 
     data      anything `open_data` takes; None: the pictures that the model's run kept back
     split     which part; None: "test", else "val", else all of them
@@ -232,54 +269,7 @@ def evaluate(
         if answers.bad and bad != "skip":
             skip = 'leave out what cannot be read (--bad skip; in Python bad="skip")'
             raise UserError(name_bad(asked.data, answers.bad, skip))
-        return ranks.agreed(lambda: judge(asked.data, answers, asked.protocol, asked.labels))
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A file of answers, a line for each picture, and their score where the pictures have labels."""
-
-    path: str
-    lines: int
-    result: Result | None
-
-
-def submit(
-    model: str | Path | ModelFile,
-    data: str | Path | Data,
-    out: str | Path,
-    *,
-    split: str | None = None,
-    device: str = "cpu",
-    protocol: Protocol = ONE_CROP,
-    ensemble: Sequence[str | Path | ModelFile] = (),
-    progress: Progress | None = None,
-) -> Submission:
-    """Write the ILSVRC submission of a model or an ensemble, and score it where that can be.
-
-    A line for each picture in the order of its number: the ILSVRC2012_ID of the five most probable classes, best first.
-    The arguments are those of `evaluate`. Raises UserError, also when `out` is there already or a picture unreadable.
-    """
-    target = free_file(out)
-    with joined() as ranks:
-        asked = ask_for(model, data, split=split, device=device, protocol=protocol, ensemble=ensemble)
-        order, ids = submission(asked.data, asked.indices.tolist(), asked.data.classes)
-        answers = ask(asked.members, asked.indices, protocol, progress, ranks)
-        if answers.bad:
-            raise UserError(name_bad(asked.data, answers.bad, "take the split from its archive anew"))
-
-        def written() -> Submission:
-            lines = submission_lines(answers.table[order], ids)
-            try:
-                write_text(target, "".join(f"{line}\n" for line in lines))
-            except OSError as error:
-                why = f"{out}: cannot be written ({error.strerror})"
-                raise UserError(f"{why}; choose another place or make room") from None
-            judged = asked.split not in asked.data.unlabelled
-            result = judge(asked.data, answers, asked.protocol) if judged else None
-            return Submission(os.fspath(out), len(order), result)
-
-        return ranks.agreed(written)
+        return ranks.agreed(lambda: judge_all(asked.data, answers, asked.protocol, asked.labels))
 
 
 def free_file(out: str | Path) -> Path:
@@ -317,13 +307,14 @@ def ask_for(
 ) -> Asked:
     """Open what `evaluate` is given. Raises UserError."""
     models = [model, *ensemble]
-    opened = [each if isinstance(each, ModelFile) else open_model(each) for each in models]
+    opened = [each if isinstance(each, ModelFile) else open_model(each, several=True) for each in models]
     columns = [
         same_classes(opened[0].classes, each.classes, each.network.arch.name if isinstance(of, ModelFile) else str(of))
         for each, of in zip(opened, models, strict=True)
     ]
     preprocesses = [protocol.preprocess(each.preprocess) for each in opened]
     found = without_names(data if isinstance(data, Data) else as_trained(model, data), exclude)
+    agree(opened, found, labels)
     name = choose_split(found, split)
     indices = found.unlabelled[name] if name in found.unlabelled else found.select(name)
     other = None if labels is None else read_labels(labels, found, indices, opened[0].classes)
@@ -336,11 +327,22 @@ def ask_for(
             Reader(found, preprocess, threads=default_threads()),
             order,
             each.about.temperature,
+            each.multi_label,
         )
         for each, preprocess, order in zip(opened, preprocesses, columns, strict=True)
     ]
     words = describe_protocol(found, name, preprocesses[0], protocol, other, members)
     return Asked(members, found, name, indices, other, words)
+
+
+def agree(models: Sequence[ModelFile], data: Data, labels: str | Path | None) -> None:
+    """Raise UserError where a model gives several labels and a picture has one, or the other way round."""
+    many = data.sets is not None
+    if any(each.multi_label != many for each in models):
+        has, gives = ("may have several labels", "one") if many else ("have one label each", "several")
+        raise UserError(f"{data.spec}: the pictures {has}, and a model gives {gives}; take a model for such pictures")
+    if many and labels is not None:
+        raise UserError("--labels: takes the place of one label for each picture, and these may have several")
 
 
 def choose_split(data: Data, wanted: str | None) -> str:
@@ -366,6 +368,8 @@ def describe_protocol(
     if len(each) > 1:
         named = (f"{member.network.arch.name}: {how}" for member, how in zip(members, each, strict=True))
         views = f"ensemble of {len(each)}, probabilities averaged; {'; '.join(named)}"
+    if data.sets is not None:
+        views = views.replace("softmax", "probabilities")
     return f"{data.spec}, {split}{f', {labels}' if labels else ''}, {views}; fp32"
 
 
@@ -378,10 +382,10 @@ def as_trained(model: str | Path | ModelFile, data: str | Path | None) -> Data:
     if folder is None or not (folder / "environment.json").exists():
         if data is None:
             raise UserError("this model does not lie in a run folder: say which pictures to evaluate it on")
-        return open_data(data)
+        return open_data(data, several=True)
     environment = read_json(folder / "environment.json")
     own = str(environment["data"])
-    found = open_data(own if data is None else data)
+    found = open_data(own if data is None else data, several=True)
     if data is None and environment.get("val"):
         found = with_validation(found, open_data(environment["val"]))
     same = data is None or os.path.realpath(absolute(data)) == os.path.realpath(own)

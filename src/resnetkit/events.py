@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnetkit.evaluation import Result
+from resnetkit.evaluation import Score
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Finished:
     """The end of a run, and what `train` and `resume` return."""
 
     run: Path
-    result: Result
+    result: Score
     report: Path
 
     def _repr_html_(self) -> str:

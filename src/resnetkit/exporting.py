@@ -119,7 +119,7 @@ def export_for_engine(
     if int8 is not None:
         check_int8(to, max_drop)
     target = free_target(out, to)
-    opened = model if isinstance(model, ModelFile) else open_model(model)
+    opened = model if isinstance(model, ModelFile) else open_model(model, several=int8 is None)
     shown, whose = proof_pictures(opened, pictures)
     try:
         with apart(target.parent) as working:

@@ -52,7 +52,7 @@ class FrozenLoop(Loop):
             self.recipe.optim,
             steps=self.steps,
             seed=self.recipe.run.seed,
-            balance=self.balance,
+            balance=self.objective.balance,
         )
         with torch.no_grad():
             state.network.fc.weight.copy_(head.weight)

@@ -28,9 +28,10 @@ from resnetkit.events import Reading
 from resnetkit.recipe import Recipe
 
 
-def open_both(data: str | Path, val: str | Path | None) -> Data:
-    """The pictures to learn from, and those to check with where they come from another place."""
-    return open_data(data) if val is None else with_validation(open_data(data), open_data(val))
+def open_both(data: str | Path, val: str | Path | None, *, several: bool = False) -> Data:
+    """The pictures to learn from, and those to check with where they come from another place; as `open_data`."""
+    learn = open_data(data, several=several)
+    return learn if val is None else with_validation(learn, open_data(val, several=several))
 
 
 def look_at(data: Data, recipe: Recipe, ranks: Ranks) -> Generator[Reading, None, tuple[Data, Audit]]:

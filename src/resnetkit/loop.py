@@ -26,9 +26,9 @@ from resnetkit.data.loader import Batch, Reader, mixing, side_at, training_batch
 from resnetkit.data.pictures import Data, class_counts
 from resnetkit.distributed import ALONE, Ranks
 from resnetkit.errors import Diverged
-from resnetkit.evaluation import describe_protocol, score
+from resnetkit.evaluation import Score, describe_protocol, score
 from resnetkit.events import Embedding, EpochDone, Found, Progress, Stopped
-from resnetkit.losses import balance_of, classification_loss
+from resnetkit.losses import objective_of
 from resnetkit.mixing import mixed, thin
 from resnetkit.model import Architecture, ResNet
 from resnetkit.normalising import set_statistics
@@ -113,7 +113,8 @@ class Loop:
         recipe = self.recipe = resolved.recipe
         self.batch, self.steps = int(recipe.optim.batch), recipe.schedule.steps
         self.per_epoch = len(data.splits["train"]) // self.batch
-        self.balance = balance_of(class_counts(data, data.splits["train"]), recipe.optim).to(state.device)
+        counts = class_counts(data, data.splits["train"])
+        self.objective = objective_of(counts, data.sets, recipe.optim, state.device)
         self.epochs = math.ceil(self.steps / self.per_epoch)
         self.monitored = next((name for name in (recipe.run.watch, "val", "test") if name in data.splits), None)
         self.saved_step, self.saved_at = state.step, time.monotonic()
@@ -231,11 +232,11 @@ class Loop:
                 with torch.autocast(state.device.type, torch.bfloat16, enabled=self.recipe.run.precision == "bf16"):
                     logits = self.forward(x)
                 logits = logits.float()
-                loss = classification_loss(logits, y, share, optim, self.balance)
+                loss = self.objective.loss(logits, y, share)
                 # The ranks' gradients are averaged: what is of the share's pictures must be of the batch's.
                 torch.autograd.backward(loss * (len(y) * self.ranks.world / self.batch))
             with torch.no_grad():
-                correct = (logits.argmax(1) == y).sum()
+                correct = self.objective.right(logits, y).sum()
                 seen = torch.full_like(loss, len(y), dtype=torch.float64)
                 total += torch.stack([loss.double() * len(y), correct.double(), seen])
         for parameter in state.network.parameters():
@@ -291,10 +292,9 @@ class Loop:
             protocol = describe_protocol(self.data, self.monitored, self.reader.preprocess)
             pictures = self.data.splits[self.monitored]
             found = score(state.evaluated, self.reader, pictures, protocol=protocol, ranks=self.ranks)
-            names = ("n", "correct", "top1", "top1_interval", "nll")
-            result = {"split": self.monitored, **{name: getattr(found, name) for name in names}}
+            result = {"split": self.monitored, **found.summary}
             with runs.resumable(self.folder):
-                self.keep_best(found.top1)
+                self.keep_best(found)
         loss, correct, seen = state.sums.tolist()
         rate = self.rate(state.step - 1)
         speed = steps * self.batch / max(seconds, 1e-9)
@@ -307,16 +307,17 @@ class Loop:
             self.save()
         return line
 
-    def keep_best(self, top1: float) -> None:
+    def keep_best(self, found: Score) -> None:
         """Keep the weights of the best epoch beside the checkpoints, as a model file."""
-        if top1 > self.state.best:
-            self.state.best = top1
+        if found.headline > self.state.best:
+            self.state.best = found.headline
             if not self.ranks.first:
                 return
             path = self.folder / checkpoint.FOLDER / "best.safetensors"
             classes, preprocess = self.data.classes, self.reader.preprocess
-            about = {"step": self.state.step, "top1": top1, "split": self.monitored}
-            save_model(ModelFile(self.state.evaluated, classes, preprocess, metrics=about), path)
+            about = {"step": self.state.step, found.measure: found.headline, "split": self.monitored}
+            many = self.data.sets is not None
+            save_model(ModelFile(self.state.evaluated, classes, preprocess, about, multi_label=many), path)
 
     def due(self) -> bool:
         """Whether a checkpoint is due, by steps or by time. Raises UserError where the one before was not written."""

@@ -1,6 +1,7 @@
 """The loss of a batch whose pictures may be mixed with those of the batch in reverse order (`mixing`).
 
-Where classes are of unlike size, `Balance` makes up for it in the loss; `loader.evenly` does in what is shown.
+Where classes are of unlike size, `Balance` makes up for it in the loss; `loader.evenly` does in what is shown. Where a
+picture may have several labels, each label is a question of its own.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from resnetkit.recipe import Optim
@@ -44,6 +47,55 @@ def balance_of(counts: Sequence[int], recipe: Optim) -> Balance:
     if recipe.logit_adjustment:
         shift = (recipe.logit_adjustment * (number / number.sum()).log()).float()
     return Balance(weights, shift)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training makes small, and what it counts as right.
+
+    sets   float32 (combinations, classes), 1 where a label is in a combination, as `data.pictures.Data.sets`; None: a
+           label is a class
+    """
+
+    recipe: Optim
+    balance: Balance = AS_THEY_COME
+    sets: Tensor | None = None
+
+    def loss(self, logits: Tensor, labels: Tensor, share: float) -> Tensor:
+        """The mean loss of logits (N, classes) for labels (N,); `share` as in `classification_loss`."""
+        if self.sets is None:
+            return classification_loss(logits, labels, share, self.recipe, self.balance)
+        return several_loss(logits, self.sets[labels], share, self.recipe)
+
+    def right(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """bool (N,): the first class is the label; of several labels, all are said and no other."""
+        if self.sets is None:
+            return logits.argmax(1) == labels
+        return ((logits > 0) == self.sets[labels].bool()).all(1)
+
+
+def objective_of(
+    counts: Sequence[int], sets: NDArray[np.bool_] | None, recipe: Optim, device: torch.device
+) -> Objective:
+    """The objective of a recipe, for classes with so many training pictures."""
+    if sets is not None:
+        return Objective(recipe, sets=torch.from_numpy(sets).float().to(device))
+    return Objective(recipe, balance_of(counts, recipe).to(device))
+
+
+def several_loss(logits: Tensor, targets: Tensor, share: float, recipe: Optim) -> Tensor:
+    """Binary cross-entropy of each label on its own, summed over labels and averaged over pictures.
+
+    logits, targets (N, classes). Smoothing draws targets to a half, as each is a choice between two. The sum, because
+    its gradients are of the size of cross-entropy's, for which the recipes' learning rates are; the mean over labels
+    learns several times more slowly.
+    """
+    targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
+    if share < 1:
+        targets = share * targets + (1 - share) * targets.flip(0)
+    if recipe.target_threshold:
+        targets = (targets > recipe.target_threshold).float()
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1).mean()
 
 
 def classification_loss(

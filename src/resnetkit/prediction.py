@@ -44,6 +44,8 @@ class Prediction:
 
     Where the first one is less probable than what was asked for, there is no answer, its probability and the first ones
     nevertheless; and no error.
+
+    labels   of a model that gives several: those of the first ones that are said; the answer has them with `|` between
     """
 
     path: str
@@ -51,12 +53,14 @@ class Prediction:
     probability: float | None
     top: tuple[tuple[str, float], ...]
     error: str | None
+    labels: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `class` is the answer."""
         top = [{"class": name, "probability": share} for name, share in self.top]
         about = {"class": self.answer, "probability": self.probability}
-        return {"path": self.path, **about, "top": top, "error": self.error}
+        several = {} if self.labels is None else {"labels": list(self.labels)}
+        return {"path": self.path, **about, **several, "top": top, "error": self.error}
 
     def _repr_html_(self) -> str:
         shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.top)
@@ -100,7 +104,7 @@ class Classifier(os.PathLike[str]):
             raise UserError(f"{self.path}: an exported file has no network; load the model that it came from")
         from resnetkit.weights import open_model
 
-        return open_model(self.path)
+        return open_model(self.path, several=True)
 
     def predict(
         self,
@@ -184,7 +188,8 @@ def in_words(opened: Opened, min_probability: float | None = None) -> str:
     """How pictures are looked at and what answers, in a sentence for people."""
     about = opened.about
     least = about.threshold if min_probability is None else min_probability
-    unsure = f"; not sure below {100 * least:.4g} %" if least else ""
+    below = "not said" if about.multi_label else "not sure"
+    unsure = f"; {below} below {100 * least:.4g} %" if least else ""
     tempered = "" if about.temperature == 1 else f"; temperature {about.temperature:.4g}"
     engine = f"engine {opened.engine} ({opened.precision}): {opened.why}"
     return f"single centre crop; {about.preprocess}; {engine}{tempered}{unsure}"
@@ -252,6 +257,7 @@ def answers(
     preprocess, contents = opened.about.preprocess, Contents()
     least = opened.about.threshold if min_probability is None else min_probability
     shape = (preprocess.size, preprocess.size, preprocess.channels)
+    several = opened.about.multi_label
     under_way: deque[tuple[list[str], Pixels]] = deque()
 
     def groups() -> Iterator[list[Callable[[], str | None]]]:
@@ -267,7 +273,9 @@ def answers(
             pictures = pictures[good]
         rows = iter(asked(opened, pictures, top, where) if good else ())
         yield [
-            answered(name, next(rows), least) if reason is None else Prediction(name, None, None, (), reason)
+            answered(name, next(rows), least, several=several)
+            if reason is None
+            else Prediction(name, None, None, (), reason)
             for name, reason in zip(names, reasons, strict=True)
         ]
 
@@ -324,20 +332,31 @@ def ranked(logits: NDArray[np.float32], about: About, top: int, where: str) -> l
         )
     if not np.isfinite(logits).all():
         raise Diverged(f"{where}: the network answers with what is no number; train it anew with a smaller optim.lr")
-    shares = probabilities(logits, about.temperature)
+    shares = probabilities(logits, about)
     # By the logits: shares may be so small that they are equal.
     first = np.argsort(-logits, axis=1, kind="stable")[:, :top].tolist()
     return [tuple((classes[i], float(row[i])) for i in best) for best, row in zip(first, shares, strict=True)]
 
 
-def probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
-    """The softmax of logits / temperature, in double as in `protocol`."""
-    scaled = logits.astype(np.float64) / temperature
+def probabilities(logits: NDArray[np.float32], about: About) -> NDArray[np.float64]:
+    """The softmax of logits / temperature, or of several labels each one's sigmoid, in double as in `protocol`."""
+    shares: NDArray[np.float64]
+    if about.multi_label:
+        small = np.exp(-np.abs(logits.astype(np.float64)))  # of no power that is too large
+        shares = np.where(logits >= 0, 1, small) / (1 + small)
+        return shares
+    scaled = logits.astype(np.float64) / about.temperature
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    shares = powers / powers.sum(axis=1, keepdims=True)
     return shares
 
 
-def answered(name: str, best: tuple[tuple[str, float], ...], min_probability: float) -> Prediction:
+def answered(
+    name: str, best: tuple[tuple[str, float], ...], min_probability: float, *, several: bool = False
+) -> Prediction:
+    """The answer of the first classes: the first one, or of `several` labels all that are probable enough."""
     answer, probability = best[0]
+    if several:
+        labels = tuple(label for label, share in best if share >= min_probability)
+        return Prediction(name, "|".join(labels) or None, probability, best, None, labels)
     return Prediction(name, answer if probability >= min_probability else None, probability, best, None)

@@ -33,6 +33,7 @@ from resnetkit.errors import Diverged, UserError, nearest
 from resnetkit.model import ResNet
 
 Kind = Literal["1-crop", "10-crop", "dense"]
+Shares = Callable[[Tensor], Tensor]  # logits to probabilities, both (n, classes)
 
 BATCH = 128  # pictures of size x size that the network sees at a time, or as many pixels in other shapes
 READ = 4 * BATCH  # as many pictures' pixels, in views, are made by the threads before the network gets them
@@ -135,29 +136,34 @@ def outputs(
         yield Outputs(batch.indices, rows, batch.bad)
 
 
+def tempered(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """The softmax of logits / temperature; a temperature of 1 changes no bit."""
+    # In double, or a sure and wrong answer would round to a probability of zero.
+    return (logits.double() / temperature).softmax(1)
+
+
+def each_alone(logits: Tensor) -> Tensor:
+    """The sigmoid of each logit, where a picture may have several labels."""
+    return logits.double().sigmoid()
+
+
 def probabilities(
     network: ResNet,
     reader: Reader,
     indices: NDArray[np.int64],
     protocol: Protocol = ONE_CROP,
     *,
-    temperature: float = 1.0,
+    shares: Shares = tempered,
 ) -> Iterator[Outputs]:
-    """Softmax outputs (n, classes), batch by batch; `reader.preprocess` is the model's as the protocol has it.
+    """Probabilities (n, classes), batch by batch; `reader.preprocess` is the model's as the protocol has it.
 
-    temperature  the model's own, which its logits are divided by before every softmax
+    shares   logits to probabilities, by default their softmax
     """
     if protocol.kind == "10-crop":
-        return crop_probabilities(network, reader, indices, temperature)
+        return crop_probabilities(network, reader, indices, shares)
     if protocol.kind == "dense":
-        return dense_probabilities(network, reader, indices, protocol.sides(reader.preprocess), temperature)
-    return outputs(network, reader, indices, lambda pictures: tempered(network(pictures), temperature))
-
-
-def tempered(logits: Tensor, temperature: float) -> Tensor:
-    """The softmax of logits / temperature; a temperature of 1 changes no bit."""
-    # In double, or a sure and wrong answer would round to a probability of zero.
-    return (logits.double() / temperature).softmax(1)
+        return dense_probabilities(network, reader, indices, protocol.sides(reader.preprocess), shares)
+    return outputs(network, reader, indices, lambda pictures: shares(network(pictures)))
 
 
 @dataclass(frozen=True)
@@ -166,12 +172,18 @@ class Member:
 
     columns      which of its outputs is each of the first one's; None: each at its own place
     temperature  its own, which its logits are divided by
+    multi_label  a picture may have several labels: each has a probability of its own
     """
 
     network: ResNet
     reader: Reader
     columns: NDArray[np.int64] | None = None
     temperature: float = 1.0
+    multi_label: bool = False
+
+    def shares(self, logits: Tensor) -> Tensor:
+        """The probabilities of logits (n, classes)."""
+        return each_alone(logits) if self.multi_label else tempered(logits, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -246,7 +258,7 @@ def answers(
     bad: dict[int, str] = {}
     for number, member in enumerate(members, start=1):
         done = 0
-        for part in probabilities(member.network, member.reader, indices, protocol, temperature=member.temperature):
+        for part in probabilities(member.network, member.reader, indices, protocol, shares=member.shares):
             check_numbers(part, data)
             if len(part.indices):
                 total[row[part.indices]] += part.rows if member.columns is None else part.rows[:, member.columns]
@@ -271,13 +283,13 @@ def check_numbers(part: Outputs, data: Data) -> None:
 
 
 def crop_probabilities(
-    network: nn.Module, reader: Reader, indices: NDArray[np.int64], temperature: float = 1.0
+    network: nn.Module, reader: Reader, indices: NDArray[np.int64], shares: Shares = tempered
 ) -> Iterator[Outputs]:
-    """The softmax averaged over ten crops (n, classes), chunk by chunk."""
+    """Probabilities averaged over ten crops (n, classes), chunk by chunk."""
     preprocess = reader.preprocess
     count = together(Protocol("10-crop"), preprocess)
     views = partial(five_crops, preprocess=preprocess)
-    return averaged(network, reader, indices, views, network, count, temperature)
+    return averaged(network, reader, indices, views, network, count, shares)
 
 
 def together(protocol: Protocol, preprocess: Preprocess) -> int:
@@ -293,9 +305,9 @@ def dense_probabilities(
     reader: Reader,
     indices: NDArray[np.int64],
     sides: tuple[int, ...],
-    temperature: float = 1.0,
+    shares: Shares = tempered,
 ) -> Iterator[Outputs]:
-    """The softmax averaged over scales and mirror images (n, classes), chunk by chunk."""
+    """Probabilities averaged over scales and mirror images (n, classes), chunk by chunk."""
     preprocess = reader.preprocess
     window = map_shape(network, preprocess)
 
@@ -303,7 +315,7 @@ def dense_probabilities(
         return [whole(picture, preprocess, side) for side in sides]
 
     count = together(Protocol("dense", sides), preprocess)
-    return averaged(network, reader, indices, views, lambda x: dense_logits(network, x, window), count, temperature)
+    return averaged(network, reader, indices, views, lambda x: dense_logits(network, x, window), count, shares)
 
 
 def averaged(
@@ -313,13 +325,13 @@ def averaged(
     views: Callable[[Pixels], list[Pixels]],
     answer: Callable[[Tensor], Tensor],
     count: int,
-    temperature: float,
+    shares: Shares,
 ) -> Iterator[Outputs]:
-    """The softmax of `answer`, averaged over the views of a picture and their mirror images, in fp32.
+    """The probabilities of `answer`, averaged over the views of a picture and their mirror images, in fp32.
 
     answer  normalised pictures (N, C, H, W) of one shape to logits (N, classes)
     count   pictures whose views are made at a time
-    temperature  what the logits are divided by
+    shares  logits to probabilities
     Views of one shape go through the network together. The network is left in evaluation mode.
     """
     device = next(network.parameters()).device
@@ -339,7 +351,7 @@ def averaged(
                 with torch.inference_mode():
                     # Mirrored before it is normalised: a mean picture is not mirrored in training either.
                     mirrored = (reader.preprocess.normalise(x) for x in (batch, batch.flip(2)))
-                    both = [tempered(answer(x), temperature) for x in mirrored]
+                    both = [shares(answer(x)) for x in mirrored]
                     if total is None:
                         total = both[0].new_zeros(len(pictures), both[0].shape[1])
                     total.index_add_(0, torch.tensor(rows, device=device), both[0] + both[1])

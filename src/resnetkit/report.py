@@ -26,7 +26,8 @@ from resnetkit.data.pictures import Data
 from resnetkit.data.small import SETS
 from resnetkit.drawing import FAINT, HELD, RC, RIGHT, TRAIN, WRONG, Chart, plain, render, svg
 from resnetkit.errors import BadPicture
-from resnetkit.evaluation import ClassScore, Mistake, Result
+from resnetkit.evaluation import ClassScore, Mistake, Result, score_from
+from resnetkit.multilabel import MultiLabelResult, WrongLabel
 from resnetkit.recipe_file import dumps
 from resnetkit.runs import read_environment, read_json, read_log, read_recipe
 from resnetkit.slices import Slice
@@ -99,25 +100,17 @@ def write_report(run: Path, data: Data | None, deeper: Deeper | None = None, out
     run, OSError when the page cannot be written.
     """
     found = read_json(run / "result.json")
-    result = deeper.result if deeper is not None else Result.from_dict(found["result"])
+    result = deeper.result if deeper is not None else score_from(found["result"])
     recipe, environment, log = read_recipe(run), read_environment(run), read_log(run)
-    names = class_names(result, data)
-    confusions = largest_confusions(names, result.confusion)
+    rows = class_by_class(result, data) if isinstance(result, Result) else label_by_label(result, data)
     page = render(
         "report.html",
         run=run.absolute().name,
         title=f"{recipe.model.arch} on {short_name(environment.data)}",
         result=result,
         split=found["split"],
-        commonest=max(row.n for row in result.per_class) / result.n,
-        guessing=math.log(len(names)),
+        **rows,
         charts=curves(log),
-        matrix=heatmap(names, result, confusions) if len(names) <= HEATMAP else None,
-        in_words=len(names) > COUNTED,
-        confusions=confusions[:LARGEST],
-        every=len(confusions) <= LARGEST,
-        classes=len(names),
-        rows=class_rows(result, confusions),
         thumbnails=thumbnails(result.mistakes, data, exif=recipe.data.exif),
         problems=found["problems"],
         notes=environment.notes,
@@ -132,6 +125,30 @@ def write_report(run: Path, data: Data | None, deeper: Deeper | None = None, out
     path = out or run / "report.html"
     write_text(path, plain(page))
     return path
+
+
+def class_by_class(result: Result, data: Data | None) -> dict[str, Any]:
+    """What the page says of classes, and of the score among them."""
+    names = class_names(result, data)
+    confusions = largest_confusions(names, result.confusion)
+    return {
+        "rows_of": "classes",
+        "rows": class_rows(result, confusions),
+        "commonest": max(row.n for row in result.per_class) / result.n,
+        "guessing": math.log(len(names)),
+        "matrix": heatmap(names, result, confusions) if len(names) <= HEATMAP else None,
+        "in_words": len(names) > COUNTED,
+        "confusions": confusions[:LARGEST],
+        "every": len(confusions) <= LARGEST,
+        "classes": len(names),
+    }
+
+
+def label_by_label(result: MultiLabelResult, data: Data | None) -> dict[str, Any]:
+    """The same where a picture may have several labels."""
+    classes = len(result.per_label if data is None else data.classes)
+    worst = sorted(result.per_label, key=lambda row: (row.ap, row.name))[:CLASSES]
+    return {"rows_of": "labels", "rows": worst, "guessing": classes * math.log(2)}
 
 
 def short_name(spec: str) -> str:
@@ -168,7 +185,9 @@ def class_rows(result: Result, confusions: Sequence[Confusion]) -> list[tuple[Cl
     return [(row, mistaken.get(row.name)) for row in worst]
 
 
-def thumbnails(mistakes: Sequence[Mistake], data: Data | None, *, exif: bool) -> list[tuple[Mistake, str]]:
+def thumbnails(
+    mistakes: Sequence[Mistake] | Sequence[WrongLabel], data: Data | None, *, exif: bool
+) -> list[tuple[Mistake | WrongLabel, str]]:
     """The wrong answers, each with its picture as a data URI, empty when it cannot be read any more."""
     place: dict[str, int] = {}
     wanted = {mistake.path for mistake in mistakes}
@@ -202,7 +221,7 @@ def curves(log: Sequence[dict[str, Any]]) -> list[Chart]:
     trained = [(line["epoch"], line["train_top1"]) for line in log if is_number(line["train_top1"])]
     losses = [(line["epoch"], line["train_loss"]) for line in log if is_number(line["train_loss"])]
     errors = [(epoch, 100 * (1 - share)) for epoch, share in trained]
-    held_errors = [(epoch, 100 * (1 - score["top1"])) for epoch, score in scored]
+    held_errors = [(epoch, 100 * (1 - score.get("top1", score.get("exact")))) for epoch, score in scored]
     held_losses = [(epoch, score["nll"]) for epoch, score in scored]
     charts = []
     for what, unit, own, held in (("error", " %", errors, held_errors), ("loss", "", losses, held_losses)):

@@ -70,10 +70,11 @@ def report(
     trained on.
     """
     folder, tell = Path(run), progress or (lambda *_: None)
-    recorded = Result.from_dict(read_json(folder / "result.json")["result"])
+    found = read_json(folder / "result.json")["result"]
     for taken in (out, card):
         free(taken)
     model = open_model(folder)
+    recorded = Result.from_dict(found)
     data = as_trained(folder, None).relabelled(model.classes)
     split = choose_split(data, None)
     seen = ask_again(model, data, data.select(split), device, lambda *done: tell("asking the model", *done))

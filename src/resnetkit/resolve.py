@@ -46,6 +46,8 @@ def resolve(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None)
             f'data.sampling="balanced": the pictures of {data.spec} lie in far shards, which are read one group after '
             "the other; set optim.class_weights=1 instead"
         )
+    if data.sets is not None:
+        recipe = several(recipe, rules)
     recipe = resolve_length(recipe, len(data.splits["train"]), rules)
     recipe = resolve_run(recipe, rules)
     if recipe.run.watch == "test" and "test" not in data.splits:
@@ -59,6 +61,22 @@ def resolve(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None)
     if recipe.augment.sizes and len(preprocess.mean) > preprocess.channels:
         raise UserError("augment.sizes: a mean picture fits one size alone; leave it out, or data.normalise=imagenet")
     return Resolved(recipe, arch, preprocess, tuple(rules))
+
+
+def several(recipe: Recipe, rules: list[str]) -> Recipe:
+    """The recipe for pictures with several labels each. Raises UserError for what it knows of one label alone."""
+    optim = recipe.optim
+    if optim.optimizer == "lbfgs":
+        raise UserError('optim.optimizer="lbfgs" (--freeze backbone): fits one label a picture; freeze layer3 instead')
+    for key, on in (
+        ('data.sampling="balanced"', recipe.data.sampling == "balanced"),
+        (f"optim.class_weights={optim.class_weights:g}", optim.class_weights != 0),
+        (f"optim.logit_adjustment={optim.logit_adjustment:g}", optim.logit_adjustment != 0),
+    ):
+        if on:
+            raise UserError(f"{key}: makes up for classes of unlike size where a picture has one label; leave it out")
+    rules.append("loss: the sum of each label's binary cross-entropy, as a picture may have several")
+    return replace(recipe, optim=replace(optim, loss="bce"))
 
 
 def check_parts(optim: Optim, arch: Architecture) -> None:

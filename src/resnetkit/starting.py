@@ -33,9 +33,9 @@ def starting_weights(source: str | Path, recipe: Recipe) -> ModelFile:
     """
     path = Path(source)
     if (path / MODEL_FILE).exists() or (path.is_dir() and not (path / CONFIG).exists()):
-        return open_model(path)
+        return open_model(path, several=True)
     if path.suffix == ".safetensors" and path.exists() and read(path)[1] is not None:
-        return open_model(path)
+        return open_model(path, several=True)
     opened = open_source(path)
     arch, tensors = opened.stated.arch, opened.tensors
     if arch is None:
@@ -77,7 +77,8 @@ def opening_lines(data: Data, audit: Audit, resolved: Resolved, environment: Env
         length = "the dense layer alone, fitted to vectors of the pictures"
     counts = ", ".join(f"{name} {len(indices):,}" for name, indices in data.splits.items())
     return [
-        f"{data.spec}: {len(data.classes)} classes; pictures: {counts}",
+        f"{data.spec}: {len(data.classes)} {'classes' if data.sets is None else 'labels'}; pictures: {counts}",
+        *many_labels(data),
         sizes(data, audit),
         *data.notes,
         f"{resolved.arch.name}, {sum(p.numel() for p in network.parameters()):,} parameters; {resolved.preprocess}",
@@ -87,6 +88,15 @@ def opening_lines(data: Data, audit: Audit, resolved: Resolved, environment: Env
         f"device {environment.device}, {environment.torch_threads} threads",
         cost_line(resolved),
     ]
+
+
+def many_labels(data: Data) -> list[str]:
+    """How many labels the pictures have, where they may have several."""
+    if data.sets is None:
+        return []
+    each = data.sets.sum(1)[data.labels[data.used()]]
+    none = f"; {count(int((each == 0).sum()), 'picture', 'pictures')} with none" if not each.all() else ""
+    return [f"{each.mean():.3g} labels for each picture{none}"]
 
 
 def cost_line(resolved: Resolved) -> str:

@@ -184,14 +184,19 @@ def epoch_line(event: EpochDone) -> list[str | tuple[str, str]]:
     about = f"{place(event.epoch, event.epochs)}   loss {event.train_loss:.4f}   train {percent(event.train_top1)}"
     parts: list[str | tuple[str, str]] = [about]
     if event.score is not None:
-        parts += [f"   {event.score['split']} ", (percent(event.score["top1"]), "bold")]
+        parts += [f"   {event.score['split']} ", (headline(event.score), "bold")]
     parts.append(f"   {event.images_per_second:,.0f} images/s   {duration(event.seconds)}")
     return parts
 
 
+def headline(score: dict[str, Any]) -> str:
+    """What the log keeps of a score, in a word."""
+    return percent(score["top1"]) if "top1" in score else f"mAP {percent(score['mean_average_precision'])}"
+
+
 def show_end(console: Console, finished: Finished, split: str) -> None:
     """The last lines: the score with its interval, where the report is, what to type next."""
-    say(console, f"{split}: top-1 ", (str(finished.result), "bold"))
+    say(console, f"{split}: {finished.result.title} ", (str(finished.result), "bold"))
     show_bad(console, finished.result.bad)
     say(console, f"report: {finished.report}")
     say(console, f"next: resnet predict {shlex.quote(str(finished.run))} a.jpg")
@@ -345,6 +350,9 @@ def show_file(console: Console, file: ModelFile) -> None:
         low, high = scored["top1_interval"]
         interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f}"
         say(console, f"top-1 {percent(scored['top1'])} ({scored['correct']:,} of {scored['n']:,}; {interval})")
+        say(console, f"protocol: {scored.get('protocol', 'not told')}")
+    if "mean_average_precision" in scored:
+        say(console, f"mAP {percent(scored['mean_average_precision'])} ({counted(scored['n'], 'picture')})")
         say(console, f"protocol: {scored.get('protocol', 'not told')}")
     if file.calibration:
         say(console, calibration_line(file.about.temperature, file.calibration))

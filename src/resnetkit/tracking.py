@@ -162,7 +162,8 @@ def row_of(event: Event, step: int) -> Row | None:
     if isinstance(event, EpochDone):
         told = {"epoch": float(event.epoch), "train/loss": event.train_loss, "train/top1": event.train_top1}
         score = event.score or {}
-        return event.step, told | {f"{score['split']}/{name}": score[name] for name in ("top1", "nll") if score}
+        names = ("top1", "mean_average_precision", "nll")
+        return event.step, told | {f"{score['split']}/{name}": score[name] for name in names if name in score}
     if isinstance(event, Finished):
         values = event.result.to_dict().items()
         return step, {f"final/{name}": float(value) for name, value in values if isinstance(value, int | float)}

@@ -28,7 +28,7 @@ from resnetkit.data.split import load_split, split_training
 from resnetkit.data.transforms import Preprocess
 from resnetkit.distributed import ALONE, Ranks, joined
 from resnetkit.errors import UserError
-from resnetkit.evaluation import Result, choose_split, describe_protocol, score
+from resnetkit.evaluation import Score, choose_split, describe_protocol, score
 from resnetkit.events import Evaluating, Event, Finished, Found, Stopped
 from resnetkit.frozen import FrozenLoop
 from resnetkit.looking import look_at, open_both
@@ -144,7 +144,7 @@ def beginning(folder: Path, wish: Wish, ranks: Ranks) -> Generator[Event, None, 
     """A new run, from the pictures to its end."""
     recipe = wish.recipe
     given = starting_weights(wish.weights, recipe) if wish.weights else None
-    found = without_names(open_both(wish.data, wish.val), wish.exclude)
+    found = without_names(open_both(wish.data, wish.val, several=True), wish.exclude)
     check_trainable(found)
     whole, audit = yield from look_at(found, recipe, ranks)
     check_trainable(whole)
@@ -190,7 +190,8 @@ def going_on(folder: Path, ranks: Ranks) -> Generator[Event, None, None]:
     with runs.locked(folder) if ranks.first else nullcontext():
         if ranks.first:
             runs.sweep(folder)
-        opened = without_names(open_both(environment.data, environment.val), names_of_run(folder, environment.excluded))
+        found = open_both(environment.data, environment.val, several=True)
+        opened = without_names(found, names_of_run(folder, environment.excluded))
         whole, audit = yield from look_at(opened, recipe, ranks)
         if fingerprint(whole, audit) != environment.fingerprint:
             raise UserError(
@@ -274,7 +275,7 @@ def run_to_end(loop: Loop, audit: Audit) -> Iterator[Event]:
     yield Finished(loop.folder, result, report)
 
 
-def write_end(loop: Loop, audit: Audit, split: str, result: Result) -> Path:
+def write_end(loop: Loop, audit: Audit, split: str, result: Score) -> Path:
     """Write model, result and report; returns the report's path."""
     data, environment = loop.data, runs.read_environment(loop.folder)
     metrics = {name: value for name, value in result.to_dict().items() if name not in ("mistakes", "confusion")}
@@ -285,13 +286,14 @@ def write_end(loop: Loop, audit: Audit, split: str, result: Result) -> Path:
         "device": environment.device,
         "weights": environment.weights,
     }
-    model = ModelFile(loop.state.evaluated, data.classes, loop.resolved.preprocess, metrics, provenance)
+    network, preprocess, many = loop.state.evaluated, loop.resolved.preprocess, data.sets is not None
+    model = ModelFile(network, data.classes, preprocess, metrics, provenance, multi_label=many)
     with runs.resumable(loop.folder):
         save_model(model, loop.folder / MODEL_FILE)
         return finish(loop.folder, data, audit, split, result)
 
 
-def finish(folder: Path, data: Data, audit: Audit, split: str, result: Result) -> Path:
+def finish(folder: Path, data: Data, audit: Audit, split: str, result: Score) -> Path:
     """Write result.json and the report; returns the report's path."""
     found = [vars(problem) for problem in problems(data, audit)]
     about = {"result": result.to_dict(), "split": split, "problems": found}

@@ -31,6 +31,7 @@ class ModelFile:
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
+    multi_label: bool = False  # see `About`
 
     @property
     def about(self) -> About:
@@ -39,7 +40,7 @@ class ModelFile:
         return About(architecture=asdict(self.network.arch), **own)
 
 
-ABOUT = ("classes", "preprocess", "metrics", "provenance", "calibration")
+ABOUT = ("classes", "preprocess", "metrics", "provenance", "calibration", "multi_label")
 
 
 def named_architecture(name: str, **choices: Any) -> Architecture:
@@ -70,13 +71,21 @@ def save_model(model: ModelFile, path: Path) -> None:
     write_bytes(path, dump_model(model))
 
 
-def open_model(model: str | Path) -> ModelFile:
-    """The model of a RUN folder or model file, in evaluation mode. Raises UserError when missing or damaged."""
+def open_model(model: str | Path, *, several: bool = False) -> ModelFile:
+    """The model of a RUN folder or model file, in evaluation mode. Raises UserError when missing or damaged.
+
+    several   whether whoever asks can do with a model that gives a picture several labels
+    """
     path = model_path(model)
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: not a model file; if it holds weights, bring them in with: resnet import {path}")
     tensors, meta = tensorfile.read(path)
     about = about_of(meta, str(path))
+    if about.multi_label and not several:
+        raise UserError(
+            f"{path}: gives a picture several labels; such models can be trained, evaluated, asked (predict, serve), "
+            "exported to an engine in fp32 and embedded with, and nothing else"
+        )
     network = filled_network(read_architecture(about.architecture), tensors)
     return ModelFile(network, **{name: getattr(about, name) for name in ABOUT})
 

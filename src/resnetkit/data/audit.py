@@ -261,7 +261,7 @@ def fingerprint(data: Data, audit: Audit) -> str:
         return data.pictures.fingerprint()
     used = data.used()
     rows = sorted(
-        (os.fsencode(data.pictures.name(index)), os.fsencode(data.classes[label]), audit.digest[index].tobytes())
+        (os.fsencode(data.pictures.name(index)), os.fsencode(data.label_name(label)), audit.digest[index].tobytes())
         for index, label in zip(used.tolist(), data.labels[used].tolist(), strict=True)
     )
     total = hashlib.sha256()

@@ -74,8 +74,10 @@ def with_validation(train: Data, val: Data) -> Data:
     """The pictures of `train` to learn from, and those of `val` to check with; names begin with train/ and val/.
 
     Each must be of one split, whatever its name, or have "train", or "val" (else "test"), beside others. Raises
-    UserError: DATA that has a split to check with, classes in `val` that `train` lacks.
+    UserError: DATA that has a split to check with, classes in `val` that `train` lacks, several labels a picture.
     """
+    if train.sets is not None or val.sets is not None:
+        raise UserError(f"--val {val.spec}: pictures with several labels come in one table; give it a column split")
     own = next((name for name in ("val", "test") if name in train.splits and len(train.splits) > 1), None)
     if own is not None:
         raise UserError(f"{train.spec}: has the split {own}, and --val {val.spec} is given too; leave out one of them")

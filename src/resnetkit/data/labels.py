@@ -18,7 +18,7 @@ import numpy as np
 
 from resnetkit.data.devkit import picture_numbers
 from resnetkit.data.pictures import Data, Indices, count, plain_name
-from resnetkit.data.table import read_rows
+from resnetkit.data.table import read_rows, written
 from resnetkit.errors import UserError, nearest
 
 NUMBERS = "numbers"
@@ -122,7 +122,8 @@ def tabled(path: Path, data: Data, indices: Indices, classes: Sequence[str]) -> 
                 )
             continue  # a picture of another split
         where = f"labels {path}, line {row.line}"
-        label = place[row.label] if row.label in place else output(row.label, len(classes), where)
+        name = written(row.label)
+        label = place[name] if name in place else output(name, len(classes), where)
         index = chosen[row.path]
         accepted[index] = (*accepted.get(index, ()), label)
     return accepted

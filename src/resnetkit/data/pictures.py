@@ -19,6 +19,7 @@ Labels = NDArray[np.signedinteger[Any]]  # as narrow as the classes allow: there
 Pixels = NDArray[np.uint8]
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # as written: as meant
+SEPARATOR = "|"  # between the labels of a picture that has several
 SHOWN = 10  # names in a message before the rest is a count
 
 
@@ -117,12 +118,14 @@ class Arrays:
 class Data:
     """Labelled pictures and how they are divided.
 
-    labels   whole numbers (n,), index into `classes`
+    labels   whole numbers (n,), index into `classes`; where `sets` is there, into its rows
     classes  in order of their names' bytes, as folders read so; the benchmark data sets have their own order
     splits   "train", "val", "test" to ascending indices; "all" alone where nothing divides the pictures. A picture
              that was left out, because it cannot be read, is in no split, and keeps its index.
     notes    sentences on what was met on the way, for the person who gave the pictures
     unlabelled  splits whose labels are not known, and stand as -1: the test pictures of a challenge
+    sets     bool (combinations, classes), where a picture may have several labels or none: which labels each
+             combination has. So a picture's label is one small number in either case. None: it has one
     shards   where the pictures of each shard begin, ascending, when those of one shard should be read near each other
              because they lie far away; None where any order costs the same
     """
@@ -135,6 +138,7 @@ class Data:
     notes: tuple[str, ...] = ()
     unlabelled: Mapping[str, Indices] = field(default_factory=dict)
     shards: Indices | None = None
+    sets: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -149,6 +153,12 @@ class Data:
         """The indices that are in any split, ascending."""
         parts = [np.asarray(indices, dtype=np.int64) for indices in self.splits.values()]
         return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
+
+    def label_name(self, label: int) -> str:
+        """What stands for a label: its class, or its classes with `|` between them."""
+        if self.sets is None:
+            return self.classes[label]
+        return SEPARATOR.join(self.classes[place] for place in np.flatnonzero(self.sets[label]))
 
     def relabelled(self, classes: Sequence[str]) -> Data:
         """The same pictures with labels into a model's `classes`, matched by name.
@@ -165,6 +175,10 @@ class Data:
                 f"rename to one of its {len(classes):,}, or take the pictures out"
             )
         table = np.array([*(place[plain_name(name)] for name in self.classes), -1], dtype=np.int64)  # -1 stays -1
+        if self.sets is not None:
+            sets = np.zeros((len(self.sets), len(classes)), dtype=bool)
+            sets[:, table[:-1]] = self.sets
+            return replace(self, sets=sets, classes=tuple(classes))
         return replace(self, labels=table[self.labels], classes=tuple(classes))
 
 
@@ -201,7 +215,9 @@ def check_trainable(data: Data) -> None:
 
 def class_counts(data: Data, indices: Indices) -> list[int]:
     """How many of these pictures each class has."""
-    return np.bincount(data.labels[indices], minlength=len(data.classes)).tolist()  # type: ignore[no-any-return]
+    if data.sets is None:
+        return np.bincount(data.labels[indices], minlength=len(data.classes)).tolist()  # type: ignore[no-any-return]
+    return (np.bincount(data.labels[indices], minlength=len(data.sets)) @ data.sets).tolist()  # type: ignore[no-any-return]
 
 
 def label_table(names: Sequence[str]) -> tuple[Indices, tuple[str, ...]]:
@@ -210,6 +226,15 @@ def label_table(names: Sequence[str]) -> tuple[Indices, tuple[str, ...]]:
     classes = sorted(set(plain.values()), key=os.fsencode)
     place = {name: index for index, name in enumerate(classes)}
     return np.array([place[plain[name]] for name in names], dtype=np.int64), tuple(classes)
+
+
+def set_table(names: Sequence[frozenset[str]]) -> tuple[Indices, tuple[str, ...], NDArray[np.bool_]]:
+    """Labels int64 (n,), the classes, and bool (combinations, classes), from the plain class names of each picture."""
+    classes = sorted(set().union(*names), key=os.fsencode)
+    combinations = sorted(set(names), key=sorted)
+    place = {names: index for index, names in enumerate(combinations)}
+    sets = np.array([[name in each for name in classes] for each in combinations], dtype=bool)
+    return np.array([place[each] for each in names], dtype=np.int64), tuple(classes), sets
 
 
 def plain_name(name: str) -> str:

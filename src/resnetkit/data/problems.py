@@ -100,7 +100,7 @@ def doubled_problem(data: Data, groups: list[Indices], kind: str, advice: str) -
 
 def described(data: Data, index: int) -> str:
     """A picture with its class, for where the name alone does not tell."""
-    return f"{data.pictures.name(index)} ({data.classes[data.labels[index]]})"
+    return f"{data.pictures.name(index)} ({data.label_name(data.labels[index])})"
 
 
 def imbalance(data: Data) -> Problem:

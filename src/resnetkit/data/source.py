@@ -25,11 +25,11 @@ KEPT = 64 << 30  # bytes of far shards that are kept on this machine
 NAMED = (*SETS, "imagenet")  # with a folder behind the colon
 
 
-def open_data(spec: str | Path) -> Data:
+def open_data(spec: str | Path, *, several: bool = False) -> Data:
     """The pictures called `spec`, as names and labels; files are read later.
 
       photos/                 <class>/…, or train/<class>/…, val/<class>/… and test/<class>/…
-      pictures.csv, .tsv      columns path, label and, if wanted, split
+      pictures.csv, .tsv      columns path, label (or labels, several for each picture) and, if wanted, split
       fashion-mnist:DIR       IDX files, plain or .gz; also mnist:DIR
       cifar10:DIR             binary or Python batches, or folders train/<class>/ and test/<class>/; also cifar100:DIR
       imagenet:DIR            ILSVRC-2012 as downloaded or unpacked, also Kaggle's; see `data.imagenet`
@@ -37,6 +37,8 @@ def open_data(spec: str | Path) -> Data:
       "x-*.parquet"           Parquet files in Hugging Face's layout, also one, or a folder of them
       "s3://b/x-{00..49}.tar" the same tars in a store that fsspec reaches; also https://, gs:// and the like
       digits:                 scikit-learn's 1,797 digits
+
+    several   whether whoever asks can do with pictures that have several labels each
 
     Raises UserError when there is nothing there that can be used.
     """
@@ -53,7 +55,7 @@ def open_data(spec: str | Path) -> Data:
         if is_shards(text) and not path.is_dir():
             return load_files(pattern_files(text), text)
         if path.suffix.lower() in TABLES and not path.is_dir():
-            return load_table(path, text)
+            return one_label(load_table(path, text), several)
         if not path.exists():
             hint = nearest(f"{name}:", [f"{known}:" for known in (*NAMED, "digits")]) if colon else ""
             raise UserError(f"{text}: no such folder or table{hint or '; check the path'}")
@@ -65,6 +67,16 @@ def open_data(spec: str | Path) -> Data:
         return load_files(files, text) if files else load_folder(path, text)
     except OSError as error:
         raise UserError(f"{text}: cannot be read ({error.strerror}); check the path and its permissions") from error
+
+
+def one_label(data: Data, several: bool) -> Data:
+    """The data as they are. Raises UserError where pictures have several labels, and whoever asks takes one."""
+    if data.sets is not None and not several:
+        raise UserError(
+            f"{data.spec}: its pictures may have several labels, with which one can train and evaluate and nothing "
+            "else; give a table with a column 'label', one for each picture"
+        )
+    return data
 
 
 def load_far(text: str) -> Data:

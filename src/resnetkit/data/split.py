@@ -19,6 +19,8 @@ from resnetkit.data.pictures import Data, Labels, class_counts, count, listing
 from resnetkit.errors import UserError
 
 HEADER = ["path", "label", "split"]
+MANY = ["path", "labels", "split"]  # where pictures may have several
+FEW = 5  # combinations of labels with fewer pictures are divided together
 
 
 def split_training(data: Data, share: float, seed: int, digests: NDArray[np.uint8]) -> Data:
@@ -41,20 +43,38 @@ def split_training(data: Data, share: float, seed: int, digests: NDArray[np.uint
     if share == 0:
         return replace(data, splits={"train": pool, **rest})
     groups = in_seeded_order(identical(data, pool, digests), seed)
+    kinds = kinds_of(data, pool)
     pure: dict[int, list[list[int]]] = defaultdict(list)
     for group in groups:
-        labels = set(data.labels[group].tolist())
-        if len(labels) == 1:
-            pure[labels.pop()].append(group)
-    totals = class_counts(data, pool)
-    kept = sorted(i for label, own in pure.items() for group in keep_back(own, totals[label], share) for i in group)
-    val = np.array(kept, dtype=np.int64)
+        if len(set(data.labels[group].tolist())) == 1:
+            pure[int(kinds[group[0]])].append(group)
+    totals = np.bincount(kinds[pool])
+    kept = sorted(i for kind, own in pure.items() for group in keep_back(own, int(totals[kind]), share) for i in group)
+    val = never_all(data, pool, np.array(kept, dtype=np.int64))
     said = f"kept back {len(val):,} of {count(len(pool), 'picture', 'pictures')} for validation (seed {seed})"
     lacking = [name for name, n in zip(data.classes, class_counts(data, val), strict=True) if not n]
     without = f", none of {listing(lacking)}" if lacking else ""
     return replace(
         data, splits={"train": np.setdiff1d(pool, val), "val": val, **rest}, notes=(*data.notes, said + without)
     )
+
+
+def kinds_of(data: Data, pool: NDArray[np.int64]) -> Labels:
+    """What is divided one by one: the classes, or the combinations of labels, the rare ones of which are one kind."""
+    if data.sets is None:
+        return data.labels
+    rare = np.bincount(data.labels[pool], minlength=len(data.sets)) < FEW
+    kinds: NDArray[np.int64] = np.where(rare[data.labels], len(data.sets), data.labels)
+    return kinds
+
+
+def never_all(data: Data, pool: NDArray[np.int64], val: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`val` without the pictures of labels that no other picture would show in training."""
+    if data.sets is None:
+        return val
+    gone = np.array(class_counts(data, np.setdiff1d(pool, val))) == 0
+    alone: NDArray[np.bool_] = (data.sets & gone).any(1)
+    return val[~alone[data.labels[val]]]
 
 
 def split_folds(data: Data, folds: int, seed: int, digests: NDArray[np.uint8]) -> list[Data]:
@@ -150,7 +170,7 @@ def save_split(data: Data, path: Path) -> None:
     """Write path,label,split of every picture that is in a split, as CSV. Raises UserError when that fails."""
     text = io.StringIO(newline="")
     table = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")  # quoted, so that any name comes back
-    table.writerow(HEADER)
+    table.writerow(HEADER if data.sets is None else MANY)
     table.writerows(sorted((name, label, split) for _, name, label, split in rows(data)))
     try:
         write_text(path, text.getvalue())
@@ -186,7 +206,7 @@ def rows(data: Data) -> Iterator[tuple[int, str, str, str]]:
     """(index, name, class, split) of every picture that is in a split."""
     for split, indices in data.splits.items():
         for index, label in zip(indices.tolist(), data.labels[indices].tolist(), strict=True):
-            yield index, data.pictures.name(index), data.classes[label], split
+            yield index, data.pictures.name(index), data.label_name(label), split
 
 
 def read_split(path: Path) -> dict[str, tuple[str, str]]:
@@ -195,7 +215,7 @@ def read_split(path: Path) -> dict[str, tuple[str, str]]:
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             table = csv.reader(file, strict=True)
-            if next(table, None) != HEADER:
+            if next(table, None) not in (HEADER, MANY):
                 raise UserError(f"{path}: no split file: its first line is not {','.join(HEADER)}")
             for cells in table:
                 if len(cells) != len(HEADER) or cells[2] not in ("train", "val", "test", "all"):

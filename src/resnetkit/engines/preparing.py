@@ -88,7 +88,7 @@ def graph_of(source: Source, place: Path) -> Source:
 
         with apart(place) as working:
             made = working / graph.name
-            made.write_bytes(onnx_bytes(open_model(source.path)))
+            made.write_bytes(onnx_bytes(open_model(source.path, several=True)))
             made.replace(graph)
     return Source(graph, source.about, "uint8", "fp32", source.digest)
 

@@ -51,6 +51,6 @@ def start(name: str, source: Source, threads: int, ready: Path | None = None, de
         from resnetkit.engines import torch
         from resnetkit.weights import open_model
 
-        return torch.load(open_model(source.path), threads, device)
+        return torch.load(open_model(source.path, several=True), threads, device)
     engine: Engine = module_of(name).load(source, threads, ready)
     return engine

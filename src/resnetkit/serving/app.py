@@ -79,7 +79,7 @@ class Service:
         finally:
             hosted.leave()
         found = [
-            answered(name, next(best), self.threshold(hosted))
+            answered(name, next(best), self.threshold(hosted), several=hosted.about.multi_label)
             if error is None
             else Prediction(name, None, None, (), error)
             for (name, _), error in zip(named, answers.errors, strict=True)
@@ -125,6 +125,11 @@ class Service:
         prepared(body, hosted.about.preprocess, self.limits.pixels)
         return self.heat(hosted.place.path, body, label)
 
+    def draws(self, hosted: Hosted) -> bool:
+        """Whether there are heat maps of a model: an exported one has no gradients."""
+        file = model_path(hosted.place.path).suffix == ".safetensors"
+        return self.heat is not None and file and not hosted.about.multi_label
+
     # Open Inference Protocol
 
     async def live(self, _: Request) -> Response:
@@ -149,7 +154,7 @@ class Service:
             "classes": list(hosted.about.classes),
             "threshold": self.threshold(hosted),
             "calibrated": bool(hosted.about.calibration),
-            "heat_map": self.heat is not None and model_path(hosted.place.path).suffix == ".safetensors",
+            "heat_map": self.draws(hosted),
         }
         return JSONResponse(oip.metadata(hosted.about, hosted.name, versions) | {"parameters": more})
 
@@ -171,9 +176,10 @@ class Service:
             for number, error in enumerate(answers.errors):
                 if error is not None:
                     raise Refused(400, f"picture {number}: {error}", reason="picture")
-            best = ranked(answers.logits, hosted.about, 1, hosted.name)
-            shares = partial(probabilities, answers.logits, hosted.about.temperature)
-            labels = [answered("", each, self.threshold(hosted)).answer or "" for each in best]
+            several = hosted.about.multi_label
+            best = ranked(answers.logits, hosted.about, len(hosted.about.classes) if several else 1, hosted.name)
+            shares = partial(probabilities, answers.logits, hosted.about)
+            labels = [answered("", each, self.threshold(hosted), several=several).answer or "" for each in best]
             who = {"name": hosted.name, "version": hosted.version}
             table = lambda name: shares() if name == "probabilities" else answers.logits  # noqa: E731
             answer = oip.answer(asked, hosted.about, who, labels, table)
