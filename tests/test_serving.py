@@ -66,6 +66,23 @@ def test_the_answer_is_that_of_predict_bit_for_bit(pets: Running, model: Path, f
     assert len({answer["class"] for answer in told}) > 1
 
 
+def test_several_labels_are_those_of_predict(folder: Path) -> None:
+    """In `/predict` and as the protocol's outputs, and the page is told of it."""
+    several = model_file(folder / "many" / "model.safetensors", multi_label=True)
+    lines: list[str] = []
+    asked = Asked((str(several),), port=0, engine="torch", limits=Limits(drain=0.0))
+    data = [png(folder, seed, (9 + seed, 30 - seed)) for seed in range(8)]
+    wanted = predicted(several, folder, data)
+    with serving(open_server(asked, lines.append, lines.append), lines) as running:
+        assert running.get("/v2/models/many").json["parameters"]["multi_label"] is True
+        assert [running.post("/predict", each).json["predictions"][0] for each in data] == wanted
+        asked_for = tensors("image", "BYTES", [base64.b64encode(each).decode() for each in data])
+        told = running.post("/v2/models/many/infer", json.dumps(asked_for).encode()).json["outputs"]
+        labels = next(each["data"] for each in told if each["name"] == "class")
+        assert labels == ["|".join(each["labels"]) for each in wanted]
+    assert len({tuple(each["labels"]) for each in wanted}) > 1
+
+
 def test_answers_of_a_form_are_those_of_predict(pets: Running, model: Path, folder: Path) -> None:
     """In batches together: floats add up in another order there."""
     data = [png(folder, seed, (40, 20 + seed)) for seed in range(20)]

@@ -154,6 +154,7 @@ class Service:
             "classes": list(hosted.about.classes),
             "threshold": self.threshold(hosted),
             "calibrated": bool(hosted.about.calibration),
+            "multi_label": hosted.about.multi_label,
             "heat_map": self.draws(hosted),
         }
         return JSONResponse(oip.metadata(hosted.about, hosted.name, versions) | {"parameters": more})

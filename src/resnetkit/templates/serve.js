@@ -48,11 +48,14 @@ const query = () => (models.length > 1 ? `?model=${encodeURIComponent(chosen().n
 
 function describe() {
   const { name, parameters } = chosen();
-  const { classes, threshold, calibrated } = parameters;
+  const { classes, threshold, calibrated, multi_label } = parameters;
   const some = classes.slice(0, 12).join(", ") + (classes.length > 12 ? ", …" : "");
-  const sure = threshold > 0 ? ` Below ${percent(threshold)} it is not sure.` : "";
+  const many = classes.length.toLocaleString("en");
+  const what = multi_label ? `says which of ${many} labels a picture has` : `tells ${many} classes apart`;
+  const below = multi_label ? "a label is not said" : "it is not sure";
+  const sure = threshold > 0 ? ` Below ${percent(threshold)} ${below}.` : "";
   const meant = calibrated ? "Its probabilities are calibrated." : "Its probabilities are not calibrated.";
-  find("about").textContent = `${name} tells ${classes.length.toLocaleString("en")} classes apart: ${some}. ${meant}${sure}`;
+  find("about").textContent = `${name} ${what}: ${some}. ${meant}${sure}`;
   const address = location.origin + "/predict" + query();
   const bearer = token ? ` -H "Authorization: Bearer $TOKEN"` : "";
   find("curl").textContent = `curl${bearer} --data-binary @picture.jpg '${address}'`;
@@ -114,7 +117,7 @@ async function work() {
 
 function show(card, found, file, model) {
   const line = card.querySelector(".answer");
-  line.textContent = found.class ?? "not sure";
+  line.textContent = found.labels ? found.labels.join(", ") || "no label" : found.class ?? "not sure";
   if (found.class === null) {
     const why = document.createElement("span");
     why.className = "soft";
