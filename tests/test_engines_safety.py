@@ -329,3 +329,31 @@ def test_a_place_for_once_is_pruned_by_nobody(
     assert open_engine(made[".onnx"], "onnx", threads=1).engine == "onnx"
     assert calls == []
     assert opening.cache is cache
+
+
+GIVEN_UP = """
+import signal, sys, threading
+from pathlib import Path
+from resnetkit.engines import files
+from resnetkit.engines.starting import module_of
+from resnetkit.engines.samples import sample_pictures
+
+path, name = Path(sys.argv[1]), sys.argv[2]
+source = files.read(path)
+engines = [module_of(name).load(source, 1)]
+engines[0](sample_pictures(1, source.about.preprocess.size, source.about.preprocess.channels))
+thread = threading.Thread(target=engines.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_signals_arrive_after_an_engine_was_given_up_in_another_thread(made: dict[str, Path], name: str) -> None:
+    """As a server does whose models were loaded anew. OpenVINO's plugin takes the stack for signals away with it."""
+    needs(name)
+    command = [sys.executable, "-c", GIVEN_UP, made[SUFFIXES[name]], name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["handled"]), done.stderr

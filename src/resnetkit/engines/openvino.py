@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def load(file: Source, threads: int, ready: Path | None = None) -> Engine:
 
     ready   the same file as `prepare` wrote it, which loads faster
     """
-    openvino = imported()
+    one = core()
     options = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
@@ -30,7 +31,7 @@ def load(file: Source, threads: int, ready: Path | None = None) -> Engine:
     }
     try:
         with silent():
-            compiled = openvino.Core().compile_model(str(ready or file.path), "CPU", options)
+            compiled = one.compile_model(str(ready or file.path), "CPU", options)
     except Exception as error:  # RuntimeError, and UnicodeDecodeError where the message quotes a damaged file
         raise UserError(f"{file.path}: OpenVINO cannot load it ({last_line(error)})") from None
     file.check_input([part.get_length() if part.is_static else None for part in compiled.input(0).partial_shape])
@@ -49,8 +50,17 @@ def load(file: Source, threads: int, ready: Path | None = None) -> Engine:
 
 def prepare(file: Source, target: Path) -> None:
     """Write a file of ONNX as OpenVINO's own, in fp32: `target` and its weights beside it, in a .bin file."""
-    openvino = imported()
-    openvino.save_model(openvino.Core().read_model(str(file.path)), str(target), compress_to_fp16=False)
+    imported().save_model(core().read_model(str(file.path)), str(target), compress_to_fp16=False)
+
+
+@functools.cache
+def core() -> Any:
+    """The one that all engines of this process have, for as long as it lives.
+
+    Its plugin gives the thread that first loads an engine a stack for signals of its own, and takes it away in whatever
+    thread the last engine ends: the next signal, be it SIGTERM to a server, would then end the process.
+    """
+    return imported().Core()
 
 
 def imported() -> Any:
