@@ -297,6 +297,16 @@ class Group(Ranks):
             dist.destroy_process_group()
         if self.hosts and failed:  # the store ends with this process: the others must have read there that it failed
             time.sleep(2 * BEAT)
+        if not failed:
+            self.go_last()
+
+    def go_last(self) -> None:
+        """The rank that keeps the store goes after the others, so that none of them asks a store that is ending."""
+        with contextlib.suppress(RuntimeError):
+            gone, until = self.store.add("left", 1), time.monotonic() + BROKEN
+            while self.hosts and gone < self.world and time.monotonic() < until:
+                time.sleep(BEAT / 100)
+                gone = self.store.add("left", 0)
 
 
 @contextlib.contextmanager

@@ -157,9 +157,9 @@ def pick(opened: ModelFile, seen: Seen, known: Seen, choice: Choice) -> Pick:
     first, second = np.argsort(-row, kind="stable")[:2].tolist()
     answer, other = opened.classes[first], opened.classes[second]
     if row[first] - row[second] < TORN:
-        why = f"torn between {answer} ({row[first]:.0%}) and {other} ({row[second]:.0%})"
+        why = f"torn between {answer} ({100 * row[first]:.0f} %) and {other} ({100 * row[second]:.0f} %)"
     else:
-        why = f"{answer} at {row[first]:.0%}, then {other} at {row[second]:.0%}"
+        why = f"{answer} at {100 * row[first]:.0f} %, then {other} at {100 * row[second]:.0f} %"
     nearest = None
     if choice.nearest is not None:
         labelled = choice.nearest >= 0

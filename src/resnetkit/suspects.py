@@ -39,15 +39,16 @@ def suspects(
     told = scores.argmax(1) == labels
     able = float(np.mean([told[labels == label].mean() for label in np.unique(labels)]))  # the largest alone is no feat
     if able - 2 * math.sqrt(able * (1 - able) / len(labels)) < ABLE:  # of few pictures many are told by luck
-        return [], (f"labels were not judged: {what} tells only {able:.0%} of them; --model with one that knows more",)
+        little = f"{what} tells only {100 * able:.0f} % of them"
+        return [], (f"labels were not judged: {little}; --model with one that knows more",)
     table = softmax(scores, fit(scores, labels))
     rows, answers = confident(table, labels)
     margin = table[rows, answers] - table[rows, labels[rows]]
     pairs = [
-        (int(traits.indices[rows[i]]), f"{data.classes[answers[i]]}? ({table[rows[i], answers[i]]:.0%})")
+        (int(traits.indices[rows[i]]), f"{data.classes[answers[i]]}? ({100 * table[rows[i], answers[i]]:.0f} %)")
         for i in np.argsort(-margin, kind="stable").tolist()
     ]
-    note = f"labels were judged by {what}, which tells {able:.0%} of them without the picture's own"
+    note = f"labels were judged by {what}, which tells {100 * able:.0f} % of them without the picture's own"
     if not pairs:
         return [], (note,)
     title = "labels that look wrong"

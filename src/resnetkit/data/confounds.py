@@ -120,9 +120,10 @@ def judged(
 def sentence(stump: Stump, called: list[str]) -> str:
     """`cat: JPEG quality at most 80 in 97 % of its pictures and 3 % of the others; balanced accuracy …`"""
     side = "at most" if stump.below else "above"
+    inside, outside, balanced = (f"{100 * share:.0f} %" for share in (stump.inside, stump.outside, stump.balanced))
     return (
-        f"{called[stump.key]}: {stump.name} {side} {stump.threshold:.4g} in {stump.inside:.0%} of its pictures and "
-        f"{stump.outside:.0%} of the others; balanced accuracy {stump.balanced:.0%}, chance 50%"
+        f"{called[stump.key]}: {stump.name} {side} {stump.threshold:.4g} in {inside} of its pictures and {outside} "
+        f"of the others; balanced accuracy {balanced}, chance 50 %"
     )
 
 
