@@ -107,6 +107,19 @@ def test_a_run_ends_with_the_same_bits_wherever_it_was_stopped(
     assert written(run) == expected
 
 
+def test_pictures_named_from_where_one_stood_stay_so_named(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run goes on in another folder, and its files still say the name that was typed."""
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    monkeypatch.chdir(pictures.parent)
+    resnetkit.train(pictures.name, recipe=tiny(), out=whole)
+    run_until(training(pictures.name, recipe=tiny(), out=part), 7)
+    monkeypatch.chdir(tmp_path)
+    assert resnetkit.resume(part).result.protocol.startswith(f"{pictures.name}, ")
+    assert written(part) == written(whole)
+
+
 def test_a_finished_run_may_be_resumed(
     undisturbed: tuple[Recipe, dict[str, Any]], pictures: Path, tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ class Environment:
     notes: tuple[str, ...]  # what was met among the pictures, and how they were divided
     asked: dict[str, Any] = field(default_factory=dict)  # the recipe before what it left open was decided
     excluded: int = 0  # pictures left out by name; excluded.csv has them
+    spec: str = ""  # `data` as it was typed, which scores and the model file repeat
     world_size: int = 1
     ranks: tuple[str, ...] = ()  # of several, the machine of each
 
@@ -72,6 +73,7 @@ def this_environment(
     val: str | None = None,
     asked: Recipe | None = None,
     excluded: int = 0,
+    spec: str = "",
     ranks: Ranks = ALONE,
 ) -> Environment:
     """The environment of the process that runs now."""
@@ -97,6 +99,7 @@ def this_environment(
         notes=notes,
         asked=to_dict(asked) if asked else {},
         excluded=excluded,
+        spec=spec,
         world_size=ranks.world,
         ranks=ranks.names,
     )

@@ -168,6 +168,7 @@ def begun(
         val=val,
         asked=wish.recipe,
         excluded=len(wish.exclude),
+        spec=split.spec,
         ranks=ranks,
     )
     with determinism(resolved.recipe):
@@ -199,7 +200,8 @@ def going_on(folder: Path, ranks: Ranks) -> Generator[Event, None, None]:
                 "or begin a new run with resnet train"
             )
         table = folder / "split.csv"
-        split = replace(load_split(whole, table) if table.exists() else whole, notes=environment.notes)
+        split = load_split(whole, table) if table.exists() else whole
+        split = replace(split, notes=environment.notes, spec=environment.spec or split.spec)
         tensors, meta, notes = ranks.agreed(lambda: checkpoint.load_latest(folder))
         torch.set_num_threads(environment.torch_threads)  # another number would sum floats in another order
         preprocess = Preprocess.from_dict(meta["preprocess"])
