@@ -157,6 +157,7 @@ def test_a_cell_holds_a_set(tmp_path: Path) -> None:
             "a.png has two labels, 'cat' on line 2",
         ),
         ([["path", "labels"], ["", "cat"]], "line 2: path is empty"),
+        ([["path", "labels"], ["a.png", " | "]], "the column 'labels' is empty in every row"),
     ],
 )
 def test_tables_that_mean_nothing(tmp_path: Path, lines: list[list[str]], said: str) -> None:

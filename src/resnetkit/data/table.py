@@ -43,7 +43,7 @@ def load_table(path: Path, spec: str | None = None) -> Data:
     UTF-8, with or without byte order mark; other columns are ignored. Order: by the bytes of the path. In a column
     `labels` stand several for each picture, `cat|sofa`, or none.
     Raises UserError that names the lines: a column missing, an empty cell, a path with two labels or in two splits, an
-    unknown split, a file that is not there, no rows.
+    unknown split, a file that is not there, no rows, no label in any row.
     """
     spec = spec or os.fspath(path)
     if not path.exists():
@@ -57,6 +57,8 @@ def load_table(path: Path, spec: str | None = None) -> Data:
     many = [row.label for row in rows if isinstance(row.label, frozenset)]
     if many:
         labels, classes, sets = set_table(many)
+        if not classes:
+            raise UserError(f"{spec}: the column 'labels' is empty in every row; write labels such as cat|sofa")
     else:
         labels, classes = label_table([str(row.label) for row in rows])
     of_split = np.array([row.split for row in rows])
