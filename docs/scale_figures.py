@@ -91,7 +91,8 @@ def cutoff() -> str:
 def pieces() -> str:
     """Table: what was measured of shards and of scoring over a cluster."""
     shards, start, flat = (result(name) for name in ("sharding", "epochstart", "flat"))
-    over = result("ray")
+    over, far = result("ray"), result("remote")["100 ms"]["mb_per_s"]
+    cold = [f"{far[f'cold, {n} threads']['median']:.0f}" for n in (1, 4, 16)]
     rates = ", ".join(f"{shards['mb_per_second'][name]:.0f}" for name in ("shard", "disk", "checksum"))
     return "\n".join(
         [
@@ -104,6 +105,9 @@ def pieces() -> str:
             f"| order of an epoch of them | {start['order_near_seconds']['median']:.2f} s |",
             f"| memory of a loader, epoch {flat['epochs']} of {flat['pictures']:,} small pictures against epoch 2 | "
             f"{flat['ratio']:.2f}, {flat['resident_mb'][-1]:.0f} MB |",
+            f"| MB/s from a store that answers after 100 ms, by 1, 4 and 16 threads; s3fs in order | "
+            f"{', '.join(cold)}; "
+            f"{far['plain']['median']:.0f} |",
             f"| `resnet predict --ray` against `resnet predict`, {over['network']}, one machine: once it goes | "
             f"{times(over['ray_to_plain']['steady'])} |",
             f"| the same, {over['pictures']:,} pictures and Ray's start and end included | "
