@@ -24,6 +24,7 @@ from resnetkit.submitting import Submission
 from resnetkit.terminal import scoring, scoring_line
 from resnetkit.weights import ModelFile, save_model
 from samples import RESULT
+from terminals import all_of
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -134,8 +135,7 @@ def test_progress_on_a_terminal_leaves_standard_output_alone(tmp_path: Path) -> 
     environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, cwd=tmp_path, env=environment, check=False)
     os.close(theirs)
-    shown = os.read(ours, 65536).decode()
-    os.close(ours)
+    shown = all_of(ours).decode()
     assert done.returncode == 0
     assert json.loads(done.stdout)["n"] == 3
     assert "scoring 3 of 3 pictures" in shown

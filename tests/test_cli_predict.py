@@ -22,6 +22,7 @@ from resnetkit import cli_predict, exporting, prediction
 from resnetkit.cli_predict import listed, progress, progress_line
 from resnetkit.prediction import Prediction
 from resnetkit.weights import save_model
+from terminals import all_of
 
 Run = Callable[..., tuple[int, str, str]]
 START = prediction.start
@@ -279,10 +280,9 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         for hidden in (True, False):
             with progress(None, hidden=hidden) as done:
                 done(4 if hidden else 3)
-    shown = os.read(upper, 1 << 16)
+    shown = all_of(upper)
     assert b"3 pictures   " in shown
     assert b"4 pictures   " not in shown
-    os.close(upper)
 
 
 def test_on_a_terminal_answers_are_drawn(place: Path) -> None:
