@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from resnetkit.paper.records import T95
+
 
 def sgemm_gflops() -> float:
     """How fast the machine is just now."""
@@ -55,6 +57,12 @@ def revision() -> str:
 def spread(found: list[float]) -> dict[str, float]:
     """The median of repeats, and between what they lie."""
     return {"median": statistics.median(found), "lowest": min(found), "highest": max(found)}
+
+
+def student(values: list[float]) -> tuple[float, float, float]:
+    """The mean of what seeds gave, and Student's 95 % interval of it."""
+    mean, half = statistics.fmean(values), T95[len(values)] * statistics.stdev(values) / len(values) ** 0.5
+    return mean, mean - half, mean + half
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

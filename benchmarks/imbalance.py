@@ -13,7 +13,6 @@ seed all arms have the same. Nothing is chosen on the pictures that are scored.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import resnetkit
-from common import write
+from common import student, write
 from resnetkit.recipe_file import to_dict, with_settings
 from resnetkit.runs import read_recipe
 from resnetkit.shipped import shipped
@@ -49,7 +48,6 @@ ARMS = {
     "logit adjustment": ("optim.logit_adjustment=1",),
 }
 SEEDS = (0, 1, 2)
-STUDENT = 4.302652729911275  # 97.5 % point of Student's t with two degrees of freedom, for three seeds
 
 
 def long_tailed(data: Path, folder: Path, seed: int) -> list[int]:
@@ -74,12 +72,6 @@ def shares(result: resnetkit.Result) -> dict[str, float]:
         "largest_three": statistics.fmean(recalls[:3]),
         "smallest_three": statistics.fmean(recalls[-3:]),
     }
-
-
-def interval(values: list[float]) -> list[float]:
-    """Student's 95 % interval of the mean of three."""
-    half = STUDENT * statistics.stdev(values) / math.sqrt(len(values))
-    return [statistics.fmean(values) - half, statistics.fmean(values) + half]
 
 
 def main() -> None:
@@ -112,7 +104,7 @@ def main() -> None:
                     "key": " ".join(ARMS[arm]),
                     **{name: statistics.fmean(row[name] for row in rows) for name in rows[0]},
                     "gain": statistics.fmean(gains(rows, plain)),
-                    "gain_interval": interval(gains(rows, plain)) if arm != "as they come" else None,
+                    "gain_interval": student(gains(rows, plain))[1:] if arm != "as they come" else None,
                     "seeds": rows,
                 }
                 for arm, rows in found.items()

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common import write
+from common import student, write
 from resnetkit.data.loader import Reader, default_threads
 from resnetkit.data.source import open_data
 from resnetkit.head import fit_head
@@ -39,7 +39,6 @@ LAST = {False: 1000, True: 600}  # labels, with an even and an uneven pool
 SEEDS = {False: tuple(range(10)), True: tuple(range(5))}
 RATIO = 50
 RECIPE = Optim(optimizer="lbfgs", freeze="backbone", weight_decay=0.03)  # one for all, so that none gains by tuning
-STUDENT = {10: 2.2621571627409915, 5: 2.7764451051977987}  # 97.5 % points of Student's t, by number of seeds
 
 Vectors = NDArray[np.float32]
 Table = NDArray[np.float64]
@@ -117,10 +116,8 @@ def against(rows: list[list[float]], chance: list[list[float]]) -> list[dict[str
     """The mean difference at each number of labels, with Student's 95 % interval over the seeds."""
     found = []
     for place in range(len(rows[0])):
-        differences = [row[place] - base[place] for row, base in zip(rows, chance, strict=True)]
-        mean, half = statistics.fmean(differences), STUDENT[len(differences)] * statistics.stdev(differences)
-        half /= len(differences) ** 0.5
-        found.append({"difference": mean, "low": mean - half, "high": mean + half})
+        mean, low, high = student([row[place] - base[place] for row, base in zip(rows, chance, strict=True)])
+        found.append({"difference": mean, "low": low, "high": high})
     return found
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 import resnetkit
-from common import write
+from common import student, write
 from resnetkit.data.loader import Reader, default_threads
 from resnetkit.data.source import open_data
 from resnetkit.multilabel import measure
@@ -47,7 +47,6 @@ SETTINGS = (
     "run.eval_epochs=20",
 )
 SEEDS = (0, 1, 2)
-STUDENT = 4.302652729911275  # 97.5 % point of Student's t with two degrees of freedom, for three seeds
 
 
 def mosaics(data: Path, folder: Path, seed: int) -> None:
@@ -108,16 +107,15 @@ def main() -> None:
     asked = parser.parse_args()
     begin = time.perf_counter()
     seeds = [one_seed(asked.data, seed) for seed in SEEDS]
-    gains = [each["several"] - each["one"] for each in seeds]
-    middle, half = statistics.fmean(gains), STUDENT * statistics.stdev(gains) / len(gains) ** 0.5
+    gain, *interval = student([each["several"] - each["one"] for each in seeds])
     result: dict[str, Any] = {
         "what": "ResNet-8 on mosaics of four CIFAR-10 pictures (recompressed), 32x32: mean average precision",
         "command": "python benchmarks/several.py cifar10",
         "trained": TRAINED,
         "tested": TESTED,
         "mean": {name: statistics.fmean(each[name] for each in seeds) for name in seeds[0]},
-        "gain": middle,
-        "gain_interval": [middle - half, middle + half],
+        "gain": gain,
+        "gain_interval": interval,
         "interval": "95 %, Student's t over the seeds' differences",
         "seeds": seeds,
         "seconds": round(time.perf_counter() - begin),

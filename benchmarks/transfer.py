@@ -14,7 +14,6 @@ is seen once at the end of each run and decides nothing.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import resnetkit
-from common import write
+from common import student, write
 from published import PREPROCESS
 from resnetkit.recipe_file import to_dict, with_settings
 from resnetkit.runs import read_recipe
@@ -44,7 +43,6 @@ SETTINGS = (
 RATES = (0.01, 0.03, 0.1, 0.3)
 CHOOSING_SEED = 100
 SEEDS = (0, 1, 2)
-STUDENT = 4.302652729911275  # 97.5 % point of Student's t with two degrees of freedom, for three seeds
 
 
 class Arms:
@@ -74,12 +72,12 @@ def measure(arms: Arms, choosing: Path, data: Path) -> dict[str, Any]:
         row["compared"] = str(resnetkit.compare(a, b, data, split="val"))
         rows.append(row | {"n": runs["fine-tuned"][1].n})
     differences = [row["top1"]["fine-tuned"] - row["top1"]["from scratch"] for row in rows]
-    mean, half = statistics.fmean(differences), STUDENT * statistics.stdev(differences) / math.sqrt(len(SEEDS))
+    mean, *interval = student(differences)
     return {
         "top1_mean": {arm: statistics.fmean(row["top1"][arm] for row in rows) for arm in arms.weights},
         "top1_sd": {arm: statistics.stdev(row["top1"][arm] for row in rows) for arm in arms.weights},
         "difference": mean,
-        "difference_interval": [mean - half, mean + half],
+        "difference_interval": interval,
         "interval": "95 %, Student's t over the differences of the seeds; fine-tuned minus from scratch",
         "seeds": rows,
         "learning_rate": chosen,

@@ -21,6 +21,7 @@ from resnetkit.data.pictures import Arrays, Data
 from resnetkit.data.source import open_data
 from resnetkit.data.split import load_split, save_split, split_training
 from resnetkit.data.table import load_table
+from resnetkit.engines.files import TO
 from resnetkit.errors import UserError
 from resnetkit.evaluation import evaluate, score_from
 from resnetkit.events import Progress
@@ -28,6 +29,7 @@ from resnetkit.exporting import export
 from resnetkit.losses import objective_of
 from resnetkit.multilabel import MultiLabelResult, measure
 from resnetkit.prediction import predict
+from resnetkit.protocol import Protocol
 from resnetkit.recipe import Optim
 from resnetkit.recipe_file import with_settings
 from resnetkit.runs import read_json
@@ -242,15 +244,37 @@ def test_it_learns_and_says_so(run: Path, pictures: Path, resnet: Run) -> None:
     assert "confusion" not in page.lower()
 
 
-def test_answers_are_the_labels_that_are_said(run: Path, pictures: Path, resnet: Run) -> None:
-    network, files = open_model(run, several=True), [pictures.parent / f"{i}.png" for i in range(112, 160)]
+def shares_of(run: Path, files: list[Path], *, mirrored: bool = False) -> np.ndarray:
+    """Each label's probability, without the house's loops."""
+    network = open_model(run, several=True)
     spec = network.preprocess
     pixels = np.stack([spec.fit(spec.load(file.read_bytes())) for file in files])
+    batch = spec.normalise(torch.from_numpy(pixels))
     with torch.inference_mode():
-        shares = network.network(spec.normalise(torch.from_numpy(pixels))).double().sigmoid().numpy()
+        found: np.ndarray = network.network(batch.flip(-1) if mirrored else batch).double().sigmoid().numpy()
+    return found
+
+
+def test_crops_and_ensembles_average_the_labels_probabilities(run: Path, pictures: Path, tmp_path: Path) -> None:
+    """Pictures as small as the crop, so that ten crops are five times the picture and five times its mirror image."""
+    files = [pictures.parent / f"{i}.png" for i in range(112, 160)]
+    brief = with_settings(shipped("small"), [*SETTINGS, "schedule.epochs=1"])
+    other = train(pictures, recipe=brief, out=tmp_path / "run").run
+    wanted = np.mean([shares_of(model, files, mirrored=side) for model in (run, other) for side in (False, True)], 0)
+    data = open_data(pictures, several=True)
+    assert data.sets is not None
+    truth = data.sets[data.labels[data.splits["val"]]]
+    found = evaluate(run, pictures, protocol=Protocol("10-crop"), ensemble=[other])
+    assert isinstance(found, MultiLabelResult)
+    assert found.nll == pytest.approx(measure(wanted, truth, data.classes, [str(f) for f in files])["nll"], abs=1e-5)
+    assert found.nll != pytest.approx(evaluate(run, pictures).nll, abs=1e-2)
+
+
+def test_answers_are_the_labels_that_are_said(run: Path, pictures: Path, resnet: Run) -> None:
+    files = [pictures.parent / f"{i}.png" for i in range(112, 160)]
     answers = list(predict(run, files, engine="torch"))
-    for answer, row in zip(answers, shares, strict=True):
-        assert dict(answer.top) == pytest.approx(dict(zip(network.classes, row, strict=True)), abs=1e-5)
+    for answer, row in zip(answers, shares_of(run, files), strict=True):
+        assert dict(answer.top) == pytest.approx(dict(zip(COLOURS, row, strict=True)), abs=1e-5)
         said = [name for name, share in answer.top if share >= 0.5]
         assert (answer.labels, answer.answer) == (tuple(said), "|".join(said) or None)
     (sure,) = predict(run, files[:1], engine="torch", min_probability=1.0)
@@ -258,17 +282,23 @@ def test_answers_are_the_labels_that_are_said(run: Path, pictures: Path, resnet:
     lines = resnet("predict", str(run), *map(str, files), "--engine", "torch")[1].splitlines()
     for line, answer in zip(lines, answers, strict=True):
         assert line.count("%") == 3
-        said = line.split(": ", 1)[1].split("  (")[0]
-        assert [part.rsplit(" ", 2)[0] for part in said.split(", ")] == list(
-            answer.labels or ["no label"]
-        ) or not answer.labels
+        first = line.split(": ", 1)[1].split("  (")[0].split(", ")
+        names = first if first == ["no label"] else [part.rsplit(" ", 2)[0] for part in first]
+        assert names == (list(answer.labels) or ["no label"])
+    assert {bool(answer.labels) for answer in answers} == {True, False}
 
 
-def test_an_exported_file_answers_the_same(run: Path, pictures: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="needs onnxruntime, the extra 'onnx'")
-    export(run, to="onnx", out=tmp_path / "m.onnx")
+@pytest.mark.parametrize(
+    ("suffix", "package"), [(".onnx", "onnxruntime"), (".xml", "openvino"), (".mnn", "MNN"), (".pt2", "torch")]
+)
+def test_an_exported_file_answers_the_same(
+    suffix: str, package: str, run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip(package, reason=f"needs {package}, an extra")
+    file = tmp_path / f"m{suffix}"
+    export(run, to=TO[suffix], out=file)
     files = [pictures.parent / f"{i}.png" for i in range(120, 130)]
-    for ours, theirs in zip(predict(run, files, engine="torch"), predict(tmp_path / "m.onnx", files), strict=True):
+    for ours, theirs in zip(predict(run, files, engine="torch"), predict(file, files), strict=True):
         assert ours.labels == theirs.labels
         assert dict(ours.top) == pytest.approx(dict(theirs.top), abs=1e-4)
 
@@ -329,6 +359,28 @@ def test_other_verbs_refuse_in_a_sentence(
     assert "several labels" in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("calibrate", "RUN", "DATA"),
+        ("compare", "RUN", "RUN", "DATA"),
+        ("export", "RUN", "--to", "onnx", "--out", "OUT.onnx", "--int8", "--calibrate", "DATA"),
+    ],
+)
+def test_a_usual_model_takes_no_such_table(words: tuple[str, ...], pictures: Path, resnet: Run, tmp_path: Path) -> None:
+    """Or combinations of labels would pass for classes."""
+    lines = [["path", "label", "split"]]
+    lines += [[f"{i}.png", "blue" if i % 2 else "red", "train" if i < 16 else "val"] for i in range(20)]
+    one = written(pictures.parent, lines, "usual.csv")
+    quick = with_settings(shipped("small"), [*SETTINGS, "schedule.epochs=1", "optim.batch=8"])
+    usual, out = train(one, recipe=quick, out=tmp_path / "run").run, tmp_path / "o.onnx"
+    place = {"RUN": usual, "DATA": pictures, "OUT.onnx": out}
+    code, said, error = resnet(*(str(place.get(word, word)) for word in words))
+    assert (code, said) == (2, "")
+    assert "several labels, with which one can train and evaluate" in error
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("setting", ["optim.class_weights=1", "optim.logit_adjustment=1", "data.sampling=balanced"])

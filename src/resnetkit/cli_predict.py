@@ -277,8 +277,7 @@ def parts(prediction: Prediction) -> Parts:
         return [start, ("error", "red"), f": {prediction.error}"]
     classes = [f"{name} {percent(share, 1)}" for name, share in prediction.top]
     said = int(prediction.answer is not None) if prediction.labels is None else len(prediction.labels)
-    nothing = "not sure" if prediction.labels is None else "no label"
-    first, others = ", ".join(classes[:said]) or nothing, classes[said:]
+    first, others = ", ".join(classes[:said]) or prediction.nothing, classes[said:]
     return [start, (first, "bold"), f"  ({', '.join(others)})" if others else ""]
 
 

@@ -313,7 +313,7 @@ def ask_for(
         for each, of in zip(opened, models, strict=True)
     ]
     preprocesses = [protocol.preprocess(each.preprocess) for each in opened]
-    found = without_names(data if isinstance(data, Data) else as_trained(model, data), exclude)
+    found = without_names(data if isinstance(data, Data) else as_trained(model, data, several=True), exclude)
     agree(opened, found, labels)
     name = choose_split(found, split)
     indices = found.unlabelled[name] if name in found.unlabelled else found.select(name)
@@ -373,7 +373,7 @@ def describe_protocol(
     return f"{data.spec}, {split}{f', {labels}' if labels else ''}, {views}; fp32"
 
 
-def as_trained(model: str | Path | ModelFile, data: str | Path | None) -> Data:
+def as_trained(model: str | Path | ModelFile, data: str | Path | None, *, several: bool = False) -> Data:
     """The data, divided as for training when they are those that the model's own run divided by itself.
 
     Without that, an undivided folder would be scored with the pictures that were trained on.
@@ -382,10 +382,10 @@ def as_trained(model: str | Path | ModelFile, data: str | Path | None) -> Data:
     if folder is None or not (folder / "environment.json").exists():
         if data is None:
             raise UserError("this model does not lie in a run folder: say which pictures to evaluate it on")
-        return open_data(data, several=True)
+        return open_data(data, several=several)
     environment = read_json(folder / "environment.json")
     own = str(environment["data"])
-    found = open_data(own if data is None else data, several=True)
+    found = open_data(own if data is None else data, several=several)
     if data is None and environment.get("val"):
         found = with_validation(found, open_data(environment["val"]))
     same = data is None or os.path.realpath(absolute(data)) == os.path.realpath(own)

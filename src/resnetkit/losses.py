@@ -87,8 +87,8 @@ def several_loss(logits: Tensor, targets: Tensor, share: float, recipe: Optim) -
     """Binary cross-entropy of each label on its own, summed over labels and averaged over pictures.
 
     logits, targets (N, classes). Smoothing draws targets to a half, as each is a choice between two. The sum, because
-    its gradients are of the size of cross-entropy's, for which the recipes' learning rates are; the mean over labels
-    learns several times more slowly.
+    its gradients are of the size of cross-entropy's, for which the recipes' learning rates are; those of the mean over
+    labels are as many times smaller as there are labels.
     """
     targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
     if share < 1:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from resnetkit.about import About, model_path
 from resnetkit.data.folder import find_pictures
 from resnetkit.data.loader import default_threads, in_threads
-from resnetkit.data.pictures import Pixels
+from resnetkit.data.pictures import SEPARATOR, Pixels
 from resnetkit.data.transforms import Preprocess
 from resnetkit.engines import files
 from resnetkit.engines.opening import Opened, open_engine
@@ -62,9 +62,14 @@ class Prediction:
         several = {} if self.labels is None else {"labels": list(self.labels)}
         return {"path": self.path, **about, **several, "top": top, "error": self.error}
 
+    @property
+    def nothing(self) -> str:
+        """What is said where no class is probable enough."""
+        return "not sure" if self.labels is None else "no label"
+
     def _repr_html_(self) -> str:
         shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.top)
-        shown = self.error or (shown if self.answer is not None else f"not sure ({shown})")
+        shown = self.error or (shown if self.answer is not None else f"{self.nothing} ({shown})")
         return f"<p><code>{html.escape(shown_name(self.path))}</code>: {html.escape(shown_name(shown))}</p>"
 
 
@@ -358,5 +363,5 @@ def answered(
     answer, probability = best[0]
     if several:
         labels = tuple(label for label, share in best if share >= min_probability)
-        return Prediction(name, "|".join(labels) or None, probability, best, None, labels)
+        return Prediction(name, SEPARATOR.join(labels) or None, probability, best, None, labels)
     return Prediction(name, answer if probability >= min_probability else None, probability, best, None)
