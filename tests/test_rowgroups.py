@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import random
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resnetkit.data import rowgroups
+from resnetkit import sharding
+from resnetkit.data import loader, rowgroups
 from resnetkit.data.audit import audit
+from resnetkit.data.blobs import LocalBlobs
+from resnetkit.data.footers import footers
 from resnetkit.data.rowgroups import RowGroups
 from resnetkit.data.source import open_data
 from resnetkit.errors import UserError
+from resnetkit.recipe_file import with_settings
+from resnetkit.shipped import shipped
+from resnetkit.training import train
+from store_server import Proxy
 from tar_samples import jpeg
 
 pa = pytest.importorskip("pyarrow", reason="needs pyarrow, the extra 'parquet'")
@@ -52,7 +61,8 @@ def test_bytes_labels_and_class_names(tmp_path: Path, struct: bool) -> None:
 def test_few_row_groups_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rowgroups, "KEPT", 2)
     write(tmp_path / "a.parquet", range(50))
-    pictures = RowGroups([str(tmp_path / "a.parquet")], "image", "a")
+    blobs = LocalBlobs([str(tmp_path / "a.parquet")])
+    pictures = RowGroups(blobs, footers(blobs, far=False))
     for i in (*range(50), 3, 49):
         assert pictures.read(i) == jpeg(i)
         assert len(pictures._kept) <= 2
@@ -80,3 +90,120 @@ def test_what_is_wrong_names_file_and_row(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [{"bytes": None, "path": "x.jpg"}], "label": [0]}), path)
     data = open_data(path)
     assert "has no bytes of a picture" in audit(data, threads=1).error[0]
+
+
+def test_two_folders_may_have_files_of_one_name(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "0.parquet", range(3))
+    pictures = open_data(tmp_path / "{a,b}" / "0.parquet").pictures
+    assert [pictures.name(i) for i in (0, 2, 3)] == ["a/0.parquet/0", "a/0.parquet/2", "b/0.parquet/0"]
+
+
+def test_sizes_are_known_without_reading_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.parquet", range(14))
+    data = open_data(tmp_path / "a.parquet")
+    monkeypatch.setattr(RowGroups, "_read_group", None)
+    for begin in (0, 7):
+        mean = sum(len(jpeg(k)) for k in range(begin, begin + 7)) / 7
+        (size,) = {data.pictures.size(i) for i in range(begin, begin + 7)}
+        assert mean <= size < 1.5 * mean, "pages hold their smallest and largest picture twice"
+
+
+def test_sharding_reads_few_row_groups_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rowgroups, "KEPT", 4 * 2)
+    monkeypatch.setattr(loader, "WINDOW", 2)
+    monkeypatch.setattr(sharding, "room", lambda _: (1 << 20) // 10)
+    write(tmp_path / "a.parquet", range(280))
+    asked, read = [], RowGroups._read_group
+    monkeypatch.setattr(RowGroups, "_read_group", lambda self, g: asked.append(g) or read(self, g))
+    *_, end = sharding.shard(tmp_path / "a.parquet", tmp_path / "out", shard_mb=1)
+    assert isinstance(end, sharding.Sharded)
+    assert end.shards == 28
+    assert len(asked) < 2 * 40, "each of the 40 row groups about once"
+    made = open_data(tmp_path / "out")
+    assert sorted(made.pictures.read(i) for i in range(280)) == sorted(jpeg(k) for k in range(280))  # type: ignore[type-var]
+
+
+def test_files_of_another_data_set_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", range(4), names=["dark", "light"])
+    write(tmp_path / "b.parquet", range(4), names=["light", "dark"])
+    with pytest.raises(UserError, match=r"b\.parquet: of another data set than .*a\.parquet: it has other columns, or"):
+        open_data(tmp_path)
+
+
+# Far away
+
+
+def far(store: Proxy, folder: Path) -> str:
+    """Two files of 20 and 5 pictures in a bucket, and one to check with; their names as one."""
+    for name, seeds in (("train-0", range(20)), ("train-1", range(20, 25)), ("val-0", range(30, 36))):
+        write(folder / "x.parquet", seeds, names=["dark", "light"])
+        store.add(f"{name}.parquet", (folder / "x.parquet").read_bytes())
+    return f"s3://{store.bucket}/{{train-0,train-1,val-0}}.parquet"
+
+
+def test_files_in_a_bucket(store: Proxy, tmp_path: Path) -> None:
+    url = far(store, tmp_path)
+    store.faults = {"GET": ["503", "half"]}
+    data = open_data(url)
+    seeds = [*range(25), *range(30, 36)]
+    assert (data.classes, data.labels.tolist()) == (("dark", "light"), [k % 2 for k in seeds])
+    assert {name: len(indices) for name, indices in data.splits.items()} == {"train": 25, "val": 6}
+    assert data.far
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(data.pictures.read, range(31))) == [jpeg(k) for k in seeds]
+
+
+def test_labels_are_known_before_pictures_are_read_and_kept(store: Proxy, tmp_path: Path) -> None:
+    noise = random.Random(0).randbytes(200_000)
+    images = [{"bytes": noise[k:], "path": f"{k}.jpg"} for k in range(40)]
+    pq.write_table(pa.table({"image": images, "label": list(range(40))}), tmp_path / "x", row_group_size=5)
+    size = (tmp_path / "x").stat().st_size
+    url = store.add("x.parquet", (tmp_path / "x").read_bytes())
+    data = open_data(url)
+    ranges = [line.rpartition("bytes=")[2].split("-") for line in store.asked if "bytes=" in line]
+    assert sum(int(last) - int(first) + 1 for first, last in ranges) < size / 50
+    store.asked.clear()
+    again = open_data(url)
+    assert again.labels.tolist() == data.labels.tolist() == list(range(40))
+    assert store.count("GET") == 0
+    assert again.pictures.read(39) == noise[39:]
+
+
+def test_a_store_that_refuses_is_one_sentence(store: Proxy, tmp_path: Path) -> None:
+    data = open_data(far(store, tmp_path))
+    store.forever = "403"
+    with pytest.raises(UserError, match=rf"^s3://{store.bucket}/train-0\.parquet: 403 "):
+        data.pictures.read(3)
+    store.forever = ""
+    assert data.pictures.read(3) == jpeg(3), "and it is asked anew"
+    with pytest.raises(UserError, match=r"train-7\.parquet: not found"):
+        open_data(f"s3://{store.bucket}/train-{{0,7}}.parquet")
+    store.add("train-8.parquet", b"no such thing" * 9)
+    with pytest.raises(UserError, match=r"train-8\.parquet: cannot be read as a Parquet file"):
+        open_data(f"s3://{store.bucket}/train-{{0,8}}.parquet")
+
+
+def test_a_changed_file_is_noticed(store: Proxy, tmp_path: Path) -> None:
+    data = open_data(far(store, tmp_path))
+    write(tmp_path / "x.parquet", range(40, 60))
+    store.add("train-0.parquet", (tmp_path / "x.parquet").read_bytes())
+    with pytest.raises(UserError, match=r"train-0\.parquet: changed while it was being used"):
+        data.pictures.read(3)
+    fresh = open_data(f"s3://{store.bucket}/train-0.parquet")
+    assert fresh.pictures.read(3) == jpeg(43)
+
+
+def test_training_from_a_bucket_of_them(store: Proxy, tmp_path: Path) -> None:
+    """The same score as from the files on a disk."""
+    url = far(store, tmp_path)
+    for name, seeds in (("train-0", range(20)), ("train-1", range(20, 25)), ("val-0", range(30, 36))):
+        (tmp_path / "here").mkdir(exist_ok=True)
+        write(tmp_path / "here" / f"{name}.parquet", seeds, names=["dark", "light"])
+    recipe = with_settings(
+        shipped("small"), ["model.arch=resnet8-cifar", "data.size=8", "schedule.epochs=2", "optim.batch=5"]
+    )
+    places = ((url, "far"), (tmp_path / "here", "near"))
+    ends = [train(spec, recipe=recipe, out=tmp_path / name) for spec, name in places]
+    assert ends[0].result == replace(ends[1].result, protocol=ends[0].result.protocol)

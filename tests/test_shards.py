@@ -17,7 +17,6 @@ from resnetkit import training
 from resnetkit.data import audit, loader, source
 from resnetkit.data.pictures import Data
 from resnetkit.data.shardnames import split_of
-from resnetkit.data.shards import load_shards
 from resnetkit.data.source import open_data
 from resnetkit.errors import UserError
 from resnetkit.recipe import Recipe
@@ -64,8 +63,8 @@ def test_shards_in_a_bucket(store: Proxy) -> None:
     assert source.absolute(url) == url
     with pytest.raises(UserError, match=r"train-03\.tar: not found"):
         open_data(f"s3://{store.bucket}/train-{{00..03}}.tar")
-    with pytest.raises(UserError, match="from a store only tars are read"):
-        open_data(f"s3://{store.bucket}/train.parquet")
+    with pytest.raises(UserError, match="from a store only tars and Parquet files are read"):
+        open_data(f"s3://{store.bucket}/train.zip")
 
 
 @pytest.mark.parametrize(
@@ -218,8 +217,9 @@ def test_shards_that_lie_far_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         part = [p for k in range(8 * n, 8 * n + 8) for p in (members[k], (f"{k:03}.cls", str(k % 2).encode()))]
         write_tar(tmp_path / "s" / f"train-{n}.tar", part)
     write_tar(tmp_path / "s" / "val-0.tar", samples(range(50, 58)))
-    monkeypatch.setattr(source, "load_shards", partial(load_shards, far=True))
+    monkeypatch.setattr(source, "load_files", partial(source.load_files, far=True))
     monkeypatch.setattr(audit, "LOOKED_AT", 10)
+    monkeypatch.setattr(audit, "RUN", 2)
     monkeypatch.setattr(loader, "WINDOW", 2)
     data = open_data(tmp_path / "s")
     assert data.shards is not None
@@ -231,6 +231,7 @@ def test_shards_that_lie_far_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     found = audit.sampled(data)
     assert found is not None
     assert len(found) == 10
+    assert (np.diff(found.reshape(5, 2)) == 1).all(), "neighbours are read together"
     finished = resnetkit.train(tmp_path / "s", recipe=tiny(), out=tmp_path / "run")
     report = (tmp_path / "run" / "result.json").read_text()
     assert "a sample, because there are so many pictures" in report

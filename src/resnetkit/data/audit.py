@@ -20,6 +20,7 @@ from resnetkit.errors import BadPicture, UserError
 
 MOST = 2_000_000  # pictures that are all looked at; ILSVRC-2012 has 1.3 million
 LOOKED_AT = 10_000  # of more, or where they lie far away
+RUN = 100  # that lie beside each other, of those far away
 CHUNK = 16  # pictures per task: handing one over costs as much as reading a small picture
 LIMIT_BYTES = 4e9  # of more than so many, only the headers are decoded
 SAMPLE = 2000  # pictures that the channel statistics are taken from
@@ -124,13 +125,15 @@ def from_records(data: Data) -> Audit | None:
 def sampled(data: Data) -> Indices | None:
     """The pictures to look at where not all can be: so many, or so far away. None: all of them.
 
-    The same ones for the same numbers of pictures, spread evenly over them.
+    The same ones for the same numbers of pictures, spread evenly over them; far away in runs, each read together.
     """
     used = data.used()
-    far = data.shards is not None and isinstance(data.pictures, Indexed)
-    if len(used) <= (LOOKED_AT if far else MOST):
+    if len(used) <= (LOOKED_AT if data.far else MOST):
         return None
-    return used[np.linspace(0, len(used) - 1, LOOKED_AT).astype(np.int64)]
+    run = RUN if data.far else 1
+    begin = np.linspace(0, len(used) - run, LOOKED_AT // run).astype(np.int64)
+    chosen: Indices = used[(begin[:, None] + np.arange(run)).ravel()]
+    return chosen
 
 
 def audit_pictures(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol
 
 from resnetkit.errors import UserError
@@ -26,6 +27,9 @@ class Blobs(Protocol):
 
     def read(self, i: int, start: int, length: int) -> bytes:
         """Exactly `length` bytes, never fewer. Raises UserError or OSError."""
+
+    def read_few(self, i: int, start: int, length: int) -> bytes:
+        """As `read`, of a few bytes whose neighbours nobody will ask for."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class LocalBlobs:
             os.close(descriptor)
         return data
 
+    read_few = read
+
     def _stat(self, i: int) -> os.stat_result:
         try:
             return os.stat(self.paths[i])  # noqa: PTH116 - a Path costs several times this
@@ -71,3 +77,11 @@ class LocalBlobs:
             raise UserError(f"{self.paths[i]}: no such file; check the path") from None
         except OSError as error:
             raise UserError(f"{self.paths[i]}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+def short_names(blobs: Blobs) -> list[str]:
+    """Their names without the folders that all of them have in common."""
+    parts = [blobs.name(k).replace(os.sep, "/").split("/") for k in range(len(blobs))]
+    levels = zip(*(each[:-1] for each in parts), strict=False)
+    same = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+    return ["/".join(each[same:]) for each in parts]

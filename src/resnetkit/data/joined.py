@@ -92,7 +92,8 @@ def with_validation(train: Data, val: Data) -> Data:
     splits = {"train": learn, "val": checked + len(train)}
     joined = Joined((train.pictures, val.pictures), ("train/", "val/"))
     notes = (*train.notes, *(f"--val: {note}" for note in val.notes))
-    return replace(train, pictures=joined, labels=labels, splits=splits, notes=notes, shards=shards)
+    far = train.far or val.far
+    return replace(train, pictures=joined, labels=labels, splits=splits, notes=notes, shards=shards, far=far)
 
 
 def only(data: Data, names: tuple[str, ...]) -> Indices:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import accumulate, takewhile
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from resnetkit.atomic import write_bytes
 from resnetkit.data import tarindex
-from resnetkit.data.blobs import Blobs
+from resnetkit.data.blobs import Blobs, short_names
 from resnetkit.data.pictures import Labels, Records, label_table, plain_name
 from resnetkit.data.tarindex import BLOCK, SUFFIX, Index
 from resnetkit.data.tars import Tar, ahead, find_pictures
@@ -51,7 +51,7 @@ class Members:
         self.starts = [0, *accumulate(index.n for index in indexes)]
         self.offsets = np.empty(self.starts[-1], np.uint32)  # in blocks of 512 bytes
         self.lengths = np.empty(self.starts[-1], np.uint32)
-        self.tars = short_names([blobs.name(k) for k in range(len(blobs))])
+        self.tars = short_names(blobs)
         self._names = lru_cache(64)(self._read_names)
 
     def __len__(self) -> int:
@@ -121,14 +121,6 @@ def octal(field: bytes) -> int:
     """A number of a tar header; -1 where there is none."""
     text = field.rstrip(b"\0 ").lstrip(b" ")
     return int(text, 8) if text.isdigit() and not {*b"89"} & {*text} else -1
-
-
-def short_names(paths: list[str]) -> list[str]:
-    """The paths without the folders that all of them have in common."""
-    parts = [path.replace(os.sep, "/").split("/") for path in paths]
-    levels = zip(*(each[:-1] for each in parts), strict=False)
-    same = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
-    return ["/".join(each[same:]) for each in parts]
 
 
 def open_members(blobs: Blobs, again: Callable[[list[str]], Blobs] | None = None) -> Opened:

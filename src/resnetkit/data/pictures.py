@@ -127,7 +127,8 @@ class Data:
     sets     bool (combinations, classes), where a picture may have several labels or none: which labels each
              combination has. So a picture's label is one small number in either case. None: it has one
     shards   where the pictures of each shard begin, ascending, when those of one shard should be read near each other
-             because they lie far away; None where any order costs the same
+             because each is read whole, or lies far away; None where any order costs the same
+    far      whether they lie so far away that some are looked at, not all
     """
 
     spec: str
@@ -139,6 +140,7 @@ class Data:
     unlabelled: Mapping[str, Indices] = field(default_factory=dict)
     shards: Indices | None = None
     sets: NDArray[np.bool_] | None = None
+    far: bool = False
 
     def __len__(self) -> int:
         return len(self.pictures)

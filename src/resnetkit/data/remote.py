@@ -7,7 +7,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from resnetkit.stores import BLOCK, Facts, Patience, Store, protocol_of
 
 HELD = 128 << 20  # bytes of blocks in memory
 LEAST = 4 * FOLDERS * BLOCK  # of a cache on disk: below, a folder of it would hold fewer than four blocks
+SIDE_BY_SIDE = 16  # blocks of long reads
 T = TypeVar("T")
 
 
@@ -49,6 +50,7 @@ class RemoteBlobs:
         self._held: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._held_bytes = 0
         self._coming: dict[Hashable, Future[Any]] = {}
+        self._pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="blocks")
 
     def __len__(self) -> int:
         return len(self._urls)
@@ -65,17 +67,27 @@ class RemoteBlobs:
         return f"{facts.size}-{facts.stamp or self._run}"
 
     def read(self, i: int, start: int, length: int) -> bytes:
+        self._check(i, start, length)
+
+        def part(at: int) -> bytes:
+            begin, end = max(start, at), min(start + length, at + BLOCK)
+            return self._part(i, at // BLOCK, begin - at, end - begin)
+
+        blocks = range(start - start % BLOCK, start + length, BLOCK)
+        return part(blocks[0]) if len(blocks) == 1 else b"".join(self._pool.map(part, blocks))
+
+    def read_few(self, i: int, start: int, length: int) -> bytes:
+        """As `read`; asks for these bytes alone, and keeps nothing."""
+        self._check(i, start, length)
+        return self._stores[protocol_of(self._urls[i])].read(self._urls[i], start, length, self._facts(i))
+
+    def _check(self, i: int, start: int, length: int) -> None:
         size = self.size(i)
         if start < 0 or length < 0 or start + length > size:
             raise UserError(
                 f"{self._urls[i]}: has {size:,} bytes, and {start:,} to {start + length:,} were asked for; was it "
                 "replaced by a shorter one?"
             )
-        parts = []
-        for at in range(start - start % BLOCK, start + length, BLOCK):
-            begin, end = max(start, at), min(start + length, at + BLOCK)
-            parts.append(self._part(i, at // BLOCK, begin - at, end - begin))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def forget(self, i: int, start: int, length: int) -> None:
         """Drop what is kept of these bytes, because they are found to be wrong; the next read asks the store."""

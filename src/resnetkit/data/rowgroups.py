@@ -1,69 +1,76 @@
 """Pictures in Parquet files as the Hugging Face hub has them: a column of pictures, a column of labels.
 
 `image` is a struct of `bytes` and `path`, or the bytes themselves; `label` is a class's number, named by the schema's
-"huggingface" metadata where they are there, or a text. A row group is read whole, so a few are kept.
+"huggingface" metadata where they are there, or a text. A row group is read whole, so some are kept.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import hashlib
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
+from resnetkit.data.blobs import Blobs, LocalBlobs, short_names
+from resnetkit.data.footers import Footer, footers, opened
 from resnetkit.data.pictures import Data, Labels, label_table
 from resnetkit.data.shardnames import divided
 from resnetkit.errors import BadPicture, UserError
-from resnetkit.parquet import pyarrow
 
-IMAGE, LABEL = ("image", "img"), ("label", "labels", "fine_label")
-KEPT, KEPT_BYTES = 32, 1 << 30  # row groups in memory, twice the window of the order, and what they may take
+KEPT, KEPT_BYTES = 64, 1 << 30  # row groups in memory, four windows of the order, and what they may take
+OPEN = 64  # files whose own description is held
 
 
 class RowGroups:
-    """Pictures in Parquet files; `starts` has the first picture of each row group."""
+    """Pictures in Parquet files; `starts` has the first picture of each row group, `firsts` of each file."""
 
-    def __init__(self, files: Sequence[str], column: str, spec: str) -> None:
-        self.files, self.column = files, column
-        self.groups: list[tuple[int, int]] = []  # file, row group in it
-        self.starts = [0]
-        for k, name in enumerate(files):
-            about = opened(name).metadata
-            for group in range(about.num_row_groups):
-                self.groups.append((k, group))
-                self.starts.append(self.starts[-1] + about.row_group(group).num_rows)
-        if not self.starts[-1]:
-            raise UserError(f"{spec}: no rows; give files with pictures in them")
-        self.firsts = {k: self.starts[g] for g, (k, _) in reversed([*enumerate(self.groups)])}
+    def __init__(self, blobs: Blobs, about: Sequence[Footer]) -> None:
+        self.blobs, self.about = blobs, about
+        self.groups = [(k, g) for k, footer in enumerate(about) for g in range(len(footer.groups))]
+        self.starts = [0, *accumulate(rows for footer in about for rows, _ in footer.groups)]
+        self.firsts = [0, *accumulate(sum(rows for rows, _ in footer.groups) for footer in about)]
+        self.files = short_names(blobs)
         self._kept: OrderedDict[int, Future[Any]] = OrderedDict()
         self._lock = threading.Lock()
+        self._metadata = lru_cache(OPEN)(lambda k: opened(blobs, k, few=True).metadata)
 
     def __len__(self) -> int:
         return self.starts[-1]
 
     def name(self, i: int) -> str:
-        k = self.groups[bisect_right(self.starts, i) - 1][0]
-        return f"{os.path.basename(self.files[k])}/{i - self.firsts[k]}"  # noqa: PTH119
+        k = bisect_right(self.firsts, i) - 1
+        return f"{self.files[k]}/{i - self.firsts[k]}"
 
     def size(self, i: int) -> int:
-        return len(self._value(i))
+        """The mean of the row group's, which is known without reading it."""
+        k, group = self.groups[bisect_right(self.starts, i) - 1]
+        rows, size = self.about[k].groups[group]
+        return size // rows
 
     def read(self, i: int) -> bytes:
         """The picture's bytes. Raises BadPicture where the row has none, UserError where the file cannot be read."""
-        value = self._value(i)
+        g = bisect_right(self.starts, i) - 1
+        value: bytes | None = self._group(g)[i - self.starts[g]].as_py()
         if not value:
             raise BadPicture("the row has no bytes of a picture; store the pictures in the files, not their paths")
         return value
 
-    def _value(self, i: int) -> bytes:
-        g = bisect_right(self.starts, i) - 1
-        return self._group(g)[i - self.starts[g]].as_py() or b""
+    def records(self) -> None:
+        """As `Indexed`: nobody has looked at the pictures."""
+
+    def fingerprint(self) -> str:
+        """SHA-256, as hex, over the files' names, row groups and labels, wherever they lie."""
+        total = hashlib.sha256()
+        for name, footer in zip(self.files, self.about, strict=True):
+            total.update(repr((name, footer.groups, footer.labels)).encode("utf-8", "surrogateescape"))
+        return total.hexdigest()
 
     def _group(self, g: int) -> Any:
         """The bytes of a row group as an arrow array; whoever comes first reads it, others wait for that one."""
@@ -89,69 +96,47 @@ class RowGroups:
 
     def _read_group(self, g: int) -> Any:
         k, group = self.groups[g]
-        file = opened(self.files[k])
-        struct = any(name.startswith(f"{self.column}.") for name in leaves(file))
+        footer = self.about[k]
+        file = opened(self.blobs, k, metadata=self._metadata(k))
+        column = f"{footer.image}.bytes" if footer.struct else footer.image
         try:
-            table = file.read_row_group(group, columns=[f"{self.column}.bytes" if struct else self.column])
+            table = file.read_row_group(group, columns=[column])
+        except UserError:
+            raise
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{self.files[k]}: row group {group} cannot be read ({error}); fetch the file anew"
+                f"{self.blobs.name(k)}: row group {group} cannot be read ({error}); fetch the file anew"
             ) from None
-        column = table.column(0).combine_chunks()
-        return column.field("bytes") if struct else column
+        found = table.column(0).combine_chunks()
+        return found.field("bytes") if footer.struct else found
 
 
-def opened(name: str) -> Any:
-    """A Parquet file. Raises UserError: none, damaged, not there."""
-    parquet = pyarrow("pyarrow.parquet", instead=".tar")
-    try:
-        return parquet.ParquetFile(name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{name}: cannot be read as a Parquet file ({error}); fetch it anew") from None
+def load_parquet(
+    names: Sequence[str], spec: str, *, blobs: Callable[[list[str]], Blobs] = LocalBlobs, far: bool = False
+) -> Data:
+    """The rows of Parquet files as labelled pictures.
 
-
-def leaves(file: Any) -> list[str]:
-    """The paths of the columns as they are stored: "image.bytes", "label"."""
-    return [file.metadata.schema.column(c).path for c in range(file.metadata.num_columns)]
-
-
-def load_parquet(files: Sequence[str], spec: str) -> Data:
-    """The rows of Parquet files as labelled pictures. Raises UserError: no column of either kind, a row without label.
-
-    Order: file by file as given, in each the order of its rows.
+    names  paths, or URLs that `blobs` takes
+    far    the store is slow for single reads; what the files say of themselves is kept on this machine
+    Order: file by file as given, in each the order of its rows. Raises UserError: no column of either kind, no rows, a
+    row without label, files of different data sets, and as `footers` does.
     """
-    schema = opened(files[0]).schema_arrow
-    image, label = (find(schema.names, words, files[0]) for words in (IMAGE, LABEL))
-    pictures = RowGroups(files, image, spec)
-    values: list[Any] = []
-    for name in files:
-        if {image, label} - set(opened(name).schema_arrow.names):
-            raise UserError(f"{name}: of another data set than {files[0]}: it lacks the column {image} or {label}")
-        values += opened(name).read(columns=[label]).column(label).to_pylist()
+    store = blobs(list(names))
+    about = footers(store, far=far)
+    one = about[0]
+    for name, footer in zip(names, about, strict=True):
+        if (footer.image, footer.label, footer.names) != (one.image, one.label, one.names):
+            raise UserError(f"{name}: of another data set than {names[0]}: it has other columns, or other classes")
+    pictures = RowGroups(store, about)
+    values = [label for footer in about for label in footer.labels]
+    if not values:
+        raise UserError(f"{spec}: no rows; give files with pictures in them")
     missing = next((i for i, value in enumerate(values) if value is None or value == -1), None)
     if missing is not None:
         raise UserError(f"{spec}: {pictures.name(missing)}: a row without a label; take such files out")
-    labels, classes = labelled(values, class_names(schema, label), files[0])
-    firsts = np.array([*(pictures.firsts.get(k, len(pictures)) for k in range(len(files))), len(pictures)], np.int64)
-    splits = divided(files, firsts, spec)
-    return Data(spec, pictures, labels, classes, splits, shards=np.array(pictures.starts[:-1], np.int64))
-
-
-def find(names: Sequence[str], words: Sequence[str], file: str) -> str:
-    """The column called by one of the words."""
-    found = next((word for word in words if word in names), None)
-    if found is None:
-        raise UserError(f"{file}: no column {' or '.join(words)} (columns: {', '.join(names) or 'none'}); rename it")
-    return found
-
-
-def class_names(schema: Any, label: str) -> list[str] | None:
-    """The names of the classes in Hugging Face's metadata, if they are there."""
-    try:
-        feature = json.loads(schema.metadata[b"huggingface"])["info"]["features"][label]
-        return [str(name) for name in feature["names"]]
-    except (KeyError, TypeError, ValueError):
-        return None
+    labels, classes = labelled(values, one.names, names[0])
+    splits = divided(names, np.array(pictures.firsts, np.int64), spec)
+    return Data(spec, pictures, labels, classes, splits, shards=np.array(pictures.starts[:-1], np.int64), far=far)
 
 
 def labelled(values: list[Any], names: list[str] | None, file: str) -> tuple[Labels, tuple[str, ...]]:

@@ -40,4 +40,4 @@ def load_shards(
     n, example = opened.others
     notes = (f"skipped {count(n, 'file', 'files')} of no sample, such as {example}",) if n else ()
     starts = np.array(pictures.starts[:-1], np.int64) if far else None
-    return Data(spec, pictures, opened.labels, opened.classes, splits, notes, shards=starts)
+    return Data(spec, pictures, opened.labels, opened.classes, splits, notes, shards=starts, far=far)

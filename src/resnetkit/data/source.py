@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from resnetkit.cachehome import BLOCKS, cache_home
+from resnetkit.data.blobs import Blobs, LocalBlobs
 from resnetkit.data.folder import entries, load_folder
 from resnetkit.data.imagenet import TARS, load_imagenet
 from resnetkit.data.patterns import expand
@@ -35,7 +36,7 @@ def open_data(spec: str | Path, *, several: bool = False) -> Data:
       imagenet:DIR            ILSVRC-2012 as downloaded or unpacked, also Kaggle's; see `data.imagenet`
       "x-{000..123}.tar"      WebDataset tars, also one, or a folder of them; "x-*.tar" are those that are there
       "x-*.parquet"           Parquet files in Hugging Face's layout, also one, or a folder of them
-      "s3://b/x-{00..49}.tar" the same tars in a store that fsspec reaches; also https://, gs:// and the like
+      "s3://b/x-{00..49}.tar" the same, or .parquet, in a store that fsspec reaches; also https://, gs:// …
       digits:                 scikit-learn's 1,797 digits
 
     several   whether whoever asks can do with pictures that have several labels each
@@ -81,11 +82,12 @@ def one_label(data: Data, several: bool) -> Data:
 
 def load_far(text: str) -> Data:
     """Shards by URL, read in blocks that are kept on this machine."""
-    if not text.lower().endswith(".tar"):
+    if not is_shards(text):
         raise UserError(
-            f"{text}: from a store only tars are read, .../name-{{000..123}}.tar; write them with: resnet shard"
+            f"{text}: from a store only tars and Parquet files are read, .../name-{{000..123}}.tar; write them with: "
+            "resnet shard"
         )
-    return load_shards(expand(text), text, blobs=far_blobs, far=True)
+    return load_files(expand(text), text, blobs=far_blobs, far=True)
 
 
 def far_blobs(urls: Sequence[str]) -> RemoteBlobs:
@@ -116,12 +118,15 @@ def shards_in(folder: Path) -> list[str]:
     return [os.path.join(folder, entry.name) for entry in found if is_shards(entry.name)]  # noqa: PTH118
 
 
-def load_files(files: list[str], spec: str) -> Data:
+def load_files(
+    files: list[str], spec: str, *, blobs: Callable[[list[str]], Blobs] = LocalBlobs, far: bool = False
+) -> Data:
     """The pictures of tars or of Parquet files."""
     kinds = {name.lower().endswith(".tar") for name in files}
     if len(kinds) > 1:
         raise UserError(f"{spec}: .tar and .parquet files side by side; name those of one kind, such as {spec}/*.tar")
-    return load_shards(files, spec) if kinds.pop() else load_parquet(files, spec)
+    load = load_shards if kinds.pop() else load_parquet
+    return load(files, spec, blobs=blobs, far=far)
 
 
 def absolute(spec: str | Path) -> str:
