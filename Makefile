@@ -18,11 +18,13 @@ help:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
 	@touch $@
 
-# timm, Transformers and torchvision, to compare with, Ray, which is large, and tritonclient, which binds older versions. Tests
-# that need them are skipped where they do not install.
+# timm, Transformers and torchvision, to compare with, the drivers of two stores, Ray, which is large, and tritonclient, which binds
+# older versions. Tests that need them are skipped where they do not install.
 .venv/peers: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]' \
 	    || echo "timm and Transformers did not install: the tests that compare with them will be skipped"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[elsewhere]' \
+	    || echo "gcsfs and adlfs did not install: the tests of Google's and Azure's stores will be skipped"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]' \
 	    || echo "Ray did not install: the tests of scoring over a cluster will be skipped"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[triton]' \

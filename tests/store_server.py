@@ -115,8 +115,8 @@ class Way(BaseHTTPRequestHandler):
                 state.meeting.wait(10)
             state.ended.wait(state.wait)
             self.answer(fault)
-        except (BrokenPipeError, ConnectionResetError, threading.BrokenBarrierError):
-            pass  # the reader gave up, or others did not come
+        except (BrokenPipeError, ConnectionResetError, threading.BrokenBarrierError, http.client.IncompleteRead):
+            pass  # the reader gave up, or others did not come, or the server behind broke off
 
     do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 - the names that http.server looks for
 

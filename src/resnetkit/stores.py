@@ -1,7 +1,8 @@
 """Object stores, asked with patience: S3 and what speaks like it, HTTP servers, and whatever else fsspec has.
 
-fsspec, s3fs and botocore each try again in their own way; all of that is switched off, so that one number of tries, one
-back-off and one sentence at the end hold for every store. fsspec's connections do not survive a fork: threads only.
+fsspec, s3fs, botocore and gcsfs each try again in their own way; all of that is switched off, so that one number of
+tries, one back-off and one sentence at the end hold for every store. Azure's client alone tries for itself inside of
+each. fsspec's connections do not survive a fork: threads only.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,8 +23,9 @@ BLOCK = 4 << 20  # bytes that `Patience.whole` speaks of, and that are asked for
 CONNECTIONS = 64
 PART, PARTS = 8 << 20, 10_000  # bytes of a part of an upload, and how many of them S3 takes
 S3 = ("s3", "s3a")
+GOOGLE = ("gs", "gcs")
 HTTP = ("http", "https")
-ATOMIC = (*S3, "gs", "gcs", "az", "abfs", "adl")  # an object appears there when its upload is complete, or not at all
+ATOMIC = (*S3, *GOOGLE, "az", "abfs", "adl")  # an object appears there when its upload is complete, or not at all
 STAMPS = ("ETag", "etag", "md5Hash", "generation", "Last-Modified", "LastModified", "mtime", "modified")
 
 T = TypeVar("T")
@@ -230,4 +233,6 @@ def filesystem(protocol: str, patience: Patience, url: str) -> Any:
     files = kind(**options)
     if protocol in S3:
         files.retries = 1
+    if protocol in GOOGLE:  # its tries are a decorator, which prints a page about the last one
+        files._request = partial(getattr(type(files)._request, "__wrapped__", type(files)._request), files)
     return files
