@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hub_datasets import hub_dataset
 from resnetkit import sharding
 from resnetkit.data import loader, rowgroups
 from resnetkit.data.audit import audit
@@ -169,6 +170,28 @@ def test_labels_are_known_before_pictures_are_read_and_kept(store: Proxy, tmp_pa
     assert again.labels.tolist() == data.labels.tolist() == list(range(40))
     assert store.count("GET") == 0
     assert again.pictures.read(39) == noise[39:]
+
+
+def test_files_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the hub's real client."""
+    fsspec = pytest.importorskip("fsspec")
+    pytest.importorskip("huggingface_hub", reason="needs huggingface_hub, the extra 'hub'")
+    for name, seeds in (("train-0", range(20)), ("validation-0", range(20, 26))):
+        write(tmp_path / f"{name}.parquet", seeds, names=["dark", "light"])
+    files = {f"data/{path.name}": path.read_bytes() for path in tmp_path.glob("*.parquet")}
+    with hub_dataset("own/pictures", {**files, "README.md": b"#"}) as (address, asked):
+        monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": address})
+        data = open_data("hf://datasets/own/pictures/data/*.parquet")
+        assert {name: len(indices) for name, indices in data.splits.items()} == {"train": 20, "val": 6}
+        assert [data.pictures.read(i) for i in range(26)] == [jpeg(k) for k in range(26)]
+        asked.clear()
+        again = open_data("hf://datasets/own/pictures/data/{train,validation}-0.parquet")
+        assert again.labels.tolist() == [k % 2 for k in range(26)]
+        assert not any("resolve" in line for line in asked), "what the files say of themselves is kept"
+        with pytest.raises(UserError, match=r"^hf://datasets/own/pictures/data/x\.parquet: not found"):
+            open_data("hf://datasets/own/pictures/data/x.parquet")
+        with pytest.raises(UserError, match=r"^hf://datasets/own/nothing/x\.parquet: 404 .*; check its name"):
+            open_data("hf://datasets/own/nothing/x.parquet")
 
 
 def test_a_store_that_refuses_is_one_sentence(store: Proxy, tmp_path: Path) -> None:

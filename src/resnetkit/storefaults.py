@@ -1,6 +1,7 @@
 """What an object store means when it gives no bytes: which answers are worth another try, and what to do about others.
 
-The errors of botocore, aiohttp and gcsfs are told apart by what they carry, so that none of them need be installed.
+The errors of botocore, aiohttp, gcsfs and huggingface_hub are told apart by what they carry, so that none need be
+installed.
 Codes: docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html; statuses: RFC 9110, section 15.
 """
 
@@ -44,7 +45,7 @@ ADVICE = {  # by S3's code, else by HTTP's status
     "InvalidObjectState": "it is archived; restore it first",
     "301": "set AWS_DEFAULT_REGION to the bucket's region",
     "400": "check its name, and whether the credentials have expired",
-    "401": "the server wants a name and a password; put them into ~/.netrc",
+    "401": "the server wants to know who asks; put a name and a password into ~/.netrc, or for hf:// set HF_TOKEN",
     "403": REFUSED,
     "404": "check its name",
 }
@@ -94,6 +95,9 @@ def answered(error: BaseException) -> tuple[str, str, str]:
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
             code = str(about.get("Code", ""))
             return ("" if code.isdigit() else code), str(status or code), str(about.get("Message", ""))
+        refused = getattr(response, "status_code", None)  # huggingface_hub
+        if isinstance(refused, int):
+            return "", str(refused), str(getattr(link, "server_message", None) or "")
         status = getattr(link, "status", None) or getattr(link, "code", None)  # aiohttp, gcsfs
         if isinstance(status, int):
             return "", str(status), str(getattr(link, "message", ""))

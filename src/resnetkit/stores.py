@@ -25,8 +25,9 @@ PART, PARTS = 8 << 20, 10_000  # bytes of a part of an upload, and how many of t
 S3 = ("s3", "s3a")
 GOOGLE = ("gs", "gcs")
 HTTP = ("http", "https")
+HUB = "hf"
 ATOMIC = (*S3, *GOOGLE, "az", "abfs", "adl")  # an object appears there when its upload is complete, or not at all
-STAMPS = ("ETag", "etag", "md5Hash", "generation", "Last-Modified", "LastModified", "mtime", "modified")
+STAMPS = ("ETag", "etag", "md5Hash", "generation", "blob_id", "Last-Modified", "LastModified", "mtime", "modified")
 
 T = TypeVar("T")
 
@@ -148,7 +149,8 @@ class Store:
     def _range(self, url: str, start: int, length: int, facts: Facts) -> bytes:
         path = self._path(url)
         if self.protocol not in S3:
-            return bytes(self._ask("cat_file", path, start=start, end=start + length))
+            exactly: dict[str, Any] = {"cache_type": "none"} if self.protocol == HUB else {}  # its files read ahead
+            return bytes(self._ask("cat_file", path, start=start, end=start + length, **exactly))
         from fsspec.asyn import sync
 
         answer = sync(
@@ -216,7 +218,7 @@ def filesystem(protocol: str, patience: Patience, url: str) -> Any:
         kind = fsspec.get_filesystem_class(protocol)
     except ImportError:
         ours = protocol in (*S3, *HTTP)
-        package = known_implementations[protocol]["class"].partition(".")[0]
+        package = known_implementations[protocol]["class"].partition(".")[0].replace("_", "-")
         wanted = "'resnetkit[remote]'" if ours else package
         raise UserError(f"{url}: the driver for {protocol} is not installed; run: pip install {wanted}") from None
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
