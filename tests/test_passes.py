@@ -104,6 +104,18 @@ def test_compiling_gives_the_same_gradients() -> None:
     assert other.state_dict().keys() == plain.state_dict().keys()
 
 
+def test_cuda_graphs_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked of torch, and when a step begins; the replay itself needs a GPU."""
+    asked: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda network, **about: asked.append(about["mode"]) or network)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: asked.append("step"))
+    network, x = made("resnet8-cifar"), torch.zeros(1, 3, 32, 32)
+    for graphs in (True, False):
+        forward = compiled(network, graphs=graphs)
+        assert torch.equal(forward(x), network(x))
+    assert asked == ["reduce-overhead", "step", None]
+
+
 def test_what_cannot_be_compiled_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> passes.Pass:
         def function(_: Tensor) -> Tensor:

@@ -137,6 +137,13 @@ def test_the_switches_of_the_run(switch: str, pictures: Path, tmp_path: Path, mo
     assert len(compiling) == (switch == "compile")
 
 
+def test_cuda_graphs_are_a_gpus(pictures: Path, tmp_path: Path) -> None:
+    recipe = tiny("imagenet-goyal", "run.compile=true", "run.cuda_graphs=true", "run.device=cpu")
+    with pytest.raises(UserError, match=r'run\.cuda_graphs = true: a GPU replays them, and run\.device is "cpu"'):
+        resnetkit.train(pictures, recipe=recipe, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 # Repeated crops
 
 
@@ -223,6 +230,12 @@ def test_what_a_key_does_not_take_is_said(setting: str) -> None:
         ("imagenet-a1", ["optim.nesterov=true"], r"optim\.nesterov = true in --set: is SGD's"),
         ("imagenet-goyal", ["optim.target_threshold=0.2"], r'needs optim\.loss = "bce"'),
         ("imagenet-a1", ["run.compile=true"], r"does not go with optim\.stochastic_depth"),
+        ("imagenet-goyal", ["run.cuda_graphs=true"], r"run\.cuda_graphs = true in --set: needs run\.compile = true"),
+        (
+            "imagenet-goyal",
+            ["run.cuda_graphs=true", "run.compile=true", "optim.accumulate=2"],
+            r"needs optim\.accumulate = 1",
+        ),
         (
             "imagenet-fast",
             ["run.compile=true", "run.activation_checkpointing=true"],

@@ -105,7 +105,8 @@ def train(
 ) -> int:
     """Train on DATA: a folder with one folder of pictures per class, or with train/ and val/ of such folders; a
     .csv or .tsv file with the columns path, label (or labels, "cat|sofa") and perhaps split; shards,
-    "train-{000..123}.tar" or .parquet, here or in a store, "s3://bucket/train-*.tar"; or cifar10:DIR, cifar100:DIR, fashion-mnist:DIR, imagenet:DIR.
+    "train-{000..123}.tar" or .parquet, here or in a store, "s3://bucket/train-*.tar"; or cifar10:DIR, cifar100:DIR,
+    fashion-mnist:DIR, imagenet:DIR.
 
     Writes a run folder with the model, its score and a report. Ctrl-C stops it after the current step; resnet resume
     goes on from there.

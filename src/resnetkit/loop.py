@@ -135,7 +135,8 @@ class Loop:
             ending.callback(self.writer.wait)
             skips = self.recipe.optim.stochastic_depth > 0
             self.module = self.ranks.parallel(state.network, self.blank(), skips=skips)
-            self.forward = compiled(self.module) if self.recipe.run.compile else self.module
+            run = self.recipe.run
+            self.forward = compiled(self.module, graphs=run.cuda_graphs) if run.compile else self.module
             while state.step < self.steps:
                 epoch, first = divmod(state.step, self.per_epoch)
                 began = time.monotonic()

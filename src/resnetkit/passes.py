@@ -53,11 +53,17 @@ def still_statistics(block: nn.Module) -> Iterator[None]:
             setattr(module, name, buffer)
 
 
-def compiled(network: nn.Module) -> Pass:
-    """`network` by torch.compile, anew for each size of input. Raises UserError where torch cannot compile here."""
-    function = torch.compile(network, dynamic=False)
+def compiled(network: nn.Module, *, graphs: bool = False) -> Pass:
+    """`network` by torch.compile, anew for each size of input. Raises UserError where torch cannot compile here.
+
+    graphs  record the kernels on a GPU as CUDA graphs and replay them. What a pass gives is then good until the next
+            one, in which it is written over
+    """
+    function = torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else None)
 
     def forward(x: Tensor) -> Tensor:
+        if graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         try:
             logits: Tensor = function(x)
         except torch._dynamo.exc.TorchDynamoException as error:

@@ -120,6 +120,7 @@ class Run:
     channels_last: bool = True
     deterministic: bool = True
     compile: bool = False  # torch.compile: pays after the minutes that it takes, on a GPU above all
+    cuda_graphs: bool = False  # with compile, on a GPU: its kernels are recorded once and replayed
     activation_checkpointing: bool = False  # computes blocks a second time instead of keeping what they gave
     threads: int | Auto = "auto"  # that read and decode pictures
     cache_mb: int = 1024  # decoded pictures kept in memory when all of them fit

@@ -317,6 +317,10 @@ def _check_together(recipe: Recipe, where: str) -> None:
     if recipe.run.compile and (optim.stochastic_depth or recipe.run.activation_checkpointing):
         other = "optim.stochastic_depth" if optim.stochastic_depth else "run.activation_checkpointing"
         raise UserError(f"run.compile = true in {where}: does not go with {other}; choose one of the two")
+    if recipe.run.cuda_graphs and (not recipe.run.compile or optim.accumulate > 1):
+        # The gradients of one part lie where the replay for the next one writes.
+        need = "run.compile = true" if not recipe.run.compile else "optim.accumulate = 1"
+        raise UserError(f"run.cuda_graphs = true in {where}: needs {need}")
     if isinstance(optim.batch, int) and optim.accumulate > optim.batch:
         raise UserError(
             f"optim.accumulate = {optim.accumulate} in {where}: must not be above optim.batch = {optim.batch}"

@@ -215,6 +215,10 @@ def resolve_run(recipe: Recipe, rules: list[str]) -> Recipe:
         run = replace(run, device="cuda" if torch.cuda.is_available() else "cpu")
     if run.device == "cuda" and not torch.cuda.is_available():
         raise UserError('run.device = "cuda": torch finds no CUDA device here; set it to "cpu" or "auto"')
+    if run.cuda_graphs and run.device != "cuda":
+        raise UserError(
+            f'run.cuda_graphs = true: a GPU replays them, and run.device is "{run.device}"; set it to false'
+        )
     if run.precision == "auto":
         native = bf16_is_native(run.device)
         run = replace(run, precision="bf16" if native else "fp32")
