@@ -52,8 +52,10 @@ class Batch:
         """Pictures and labels as tensors on a device."""
         import torch  # not above: an exported model answers without torch
 
-        both = torch.from_numpy(self.pictures), torch.from_numpy(self.labels)
-        return both[0].to(device, non_blocking=True), both[1].to(device, non_blocking=True)
+        x, y = torch.from_numpy(self.pictures), torch.from_numpy(self.labels)
+        if torch.device(device).type == "cuda":  # from other memory the copy waits for what the GPU does
+            x, y = x.pin_memory(), y.pin_memory()
+        return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
 
 def stream(kind: int, seed: int, epoch: int) -> np.random.Philox:
