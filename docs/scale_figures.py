@@ -58,9 +58,12 @@ def ranks() -> str:
         for name, ratio in overhead["against_alone"].items()
     ]
     for words, kind in (("PNGs of 32x32", "small"), ("JPEGs of full size, cropped to 224x224", "photographs")):
+        part = found["loader"][kind]
+        share = part["share"]
         rows.append(
             f"| share of a loader's processor time that is not reading, decoding, augmenting, {words} | "
-            f"{times(found['loader'][kind]['share'], 3)} |"
+            f"{share['median']:.3f} (half of {part['turns']} turns: {share['lower_quartile']:.3f} to "
+            f"{share['upper_quartile']:.3f}) |"
         )
     return "\n".join(rows)
 
