@@ -84,6 +84,12 @@ def test_what_has_no_status() -> None:
     assert fault(missing).again
 
 
+@pytest.mark.parametrize("name", ["ConnectError", "ReadError", "RemoteProtocolError", "ConnectTimeout", "ReadTimeout"])
+def test_what_huggingfaces_client_meets_on_the_way_is_tried_again(name: str) -> None:
+    httpx = pytest.importorskip("httpx", reason="comes with huggingface_hub, the extra 'hub'")
+    assert fault(getattr(httpx, name)("[Errno -2] Name or service not known")).again
+
+
 def test_waits_double_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """As docs/scale.md states them: 0.5 to 16 s, each by chance up to half more or less."""
     pytest.importorskip("aiohttp")

@@ -20,10 +20,10 @@ AGAIN_CODES = {
     "Throttling",
     "RequestLimitExceeded",
 }
-# Kinds of error of botocore, aiohttp and fsspec, by name; few of them derive from OSError.
-BROKEN = {"HTTPClientError", "ConnectionError", "ResponseParserError", "ClientConnectionError"}
+# Kinds of error of botocore, aiohttp, httpx and fsspec, by name; few of them derive from OSError.
+BROKEN = {"HTTPClientError", "ConnectionError", "ResponseParserError", "ClientConnectionError", "TransportError"}
 CUT = {"ClientPayloadError", "IncompleteReadError", "ResponseStreamingError"}
-SLOW = {"FSTimeoutError", "ReadTimeoutError", "ConnectTimeoutError"}
+SLOW = {"FSTimeoutError", "ReadTimeoutError", "ConnectTimeoutError", "TimeoutException"}
 LOCKED_OUT = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
 
 CREDENTIALS = (

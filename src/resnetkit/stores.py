@@ -7,6 +7,7 @@ each. fsspec's connections do not survive a fork: threads only.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -235,6 +236,8 @@ def filesystem(protocol: str, patience: Patience, url: str) -> Any:
     files = kind(**options)
     if protocol in S3:
         files.retries = 1
-    if protocol in GOOGLE:  # its tries are a decorator, which prints a page about the last one
+    if protocol in GOOGLE:
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # what it has to say of refusals we say once
+        # Its tries are a decorator.
         files._request = partial(getattr(type(files)._request, "__wrapped__", type(files)._request), files)
     return files
