@@ -17,6 +17,7 @@ from resnetkit.data import loader, rowgroups
 from resnetkit.data.audit import audit
 from resnetkit.data.blobs import LocalBlobs
 from resnetkit.data.footers import footers
+from resnetkit.data.pictures import Data
 from resnetkit.data.rowgroups import RowGroups
 from resnetkit.data.source import open_data
 from resnetkit.errors import UserError
@@ -54,19 +55,22 @@ def test_bytes_labels_and_class_names(tmp_path: Path, struct: bool) -> None:
             assert list(pool.map(data.pictures.read, range(31))) == [jpeg(k) for k in seeds]
         assert len({data.pictures.name(i) for i in range(31)}) == 31
         assert data.pictures.name(21) == "train-00001-of-00002.parquet/1"
-        assert data.shards is not None
-        assert data.shards.tolist() == [0, 7, 14, 20, 25]
+        assert data.shards is None, "all of it is kept in memory, so any order costs the same"
     assert not audit(data, threads=2).error
 
 
 def test_few_row_groups_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rowgroups, "KEPT", 2)
+    monkeypatch.setattr(rowgroups, "KEPT_BYTES", 20_000)
     write(tmp_path / "a.parquet", range(50))
     blobs = LocalBlobs([str(tmp_path / "a.parquet")])
     pictures = RowGroups(blobs, footers(blobs, far=False))
     for i in (*range(50), 3, 49):
         assert pictures.read(i) == jpeg(i)
         assert len(pictures._kept) <= 2
+    data = open_data(tmp_path / "a.parquet")
+    assert data.shards is not None
+    assert data.shards.tolist() == list(range(0, 50, 7))
 
 
 def test_labels_without_names(tmp_path: Path) -> None:
@@ -111,19 +115,50 @@ def test_sizes_are_known_without_reading_pictures(tmp_path: Path, monkeypatch: p
         assert mean <= size < 1.5 * mean, "pages hold their smallest and largest picture twice"
 
 
-def test_sharding_reads_few_row_groups_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rowgroups, "KEPT", 4 * 2)
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The row groups that are read, of files that do not fit into memory; few of them are kept."""
+    monkeypatch.setattr(rowgroups, "KEPT", 8)
+    monkeypatch.setattr(rowgroups, "KEPT_BYTES", 100_000)
     monkeypatch.setattr(loader, "WINDOW", 2)
+    groups: list[int] = []
+    read = RowGroups._read_group
+    monkeypatch.setattr(RowGroups, "_read_group", lambda self, g: groups.append(g) or read(self, g))
+    return groups
+
+
+def sharded(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
+    """The 280 pictures of a file as 28 shards of ten."""
     monkeypatch.setattr(sharding, "room", lambda _: (1 << 20) // 10)
-    write(tmp_path / "a.parquet", range(280))
-    asked, read = [], RowGroups._read_group
-    monkeypatch.setattr(RowGroups, "_read_group", lambda self, g: asked.append(g) or read(self, g))
-    *_, end = sharding.shard(tmp_path / "a.parquet", tmp_path / "out", shard_mb=1)
+    *_, end = sharding.shard(source, out, shard_mb=1)
     assert isinstance(end, sharding.Sharded)
-    assert end.shards == 28
-    assert len(asked) < 2 * 40, "each of the 40 row groups about once"
-    made = open_data(tmp_path / "out")
+    assert (end.shards, end.pictures) == (28, 280)
+    made = open_data(out)
     assert sorted(made.pictures.read(i) for i in range(280)) == sorted(jpeg(k) for k in range(280))  # type: ignore[type-var]
+    return made
+
+
+def test_sharding_reads_few_row_groups_at_a_time(
+    asked: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.parquet", range(280))
+    sharded(tmp_path / "a.parquet", tmp_path / "out", monkeypatch)
+    assert len(asked) < 2 * 40, "each of the 40 row groups about once"
+
+
+def test_what_is_sorted_by_class_is_shuffled_first(
+    asked: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training would see a class or two in each step."""
+    write(tmp_path / "a.parquet", range(280), label=[k // 70 for k in range(280)])
+    with pytest.raises(UserError, match=r"sorted by class.*; shuffle them once: resnet shard .*a\.parquet FOLDER$"):
+        train(tmp_path / "a.parquet", recipe=shipped("small"), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    asked.clear()
+    made = sharded(tmp_path / "a.parquet", tmp_path / "out", monkeypatch)
+    classes = [len(set(made.labels[at : at + 10].tolist())) for at in range(0, 280, 10)]
+    assert sum(classes) / 28 > 3, "ten pictures drawn from four classes have 3.8 of them"
+    assert len(asked) <= 28 * 10, "once for each shard that has a picture of it"
 
 
 def test_files_of_another_data_set_are_refused(tmp_path: Path) -> None:

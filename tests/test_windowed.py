@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnetkit.data import loader
-from resnetkit.data.loader import order, shown, windowed
-from resnetkit.data.pictures import Arrays, Data
+from resnetkit.data.loader import gathered, order, shown, windowed
+from resnetkit.data.pictures import Arrays, Data, Indices, class_sorted
 
 sizes = st.lists(st.integers(0, 9), max_size=30)
 
@@ -46,6 +47,46 @@ def test_only_shards_that_lie_far_away_are_read_together() -> None:
     assert shown(data(None), some, 3, 1).tolist() == some[order(3, 1, 8)].tolist()
     far = shown(data([0, 10, 20, 30]), some, 3, 1)
     assert far.tolist() == some[windowed(3, 1, [3, 2, 3], 16)].tolist()
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(1, 60), st.integers(1, 20))
+def test_a_batch_is_what_it_was_in_the_pools_order(seed: int, n: int, batch: int) -> None:
+    places = order(seed, 0, n)
+    found = gathered(places, batch)
+    for at in range(0, n - batch + 1, batch):
+        assert found[at : at + batch].tolist() == sorted(places[at : at + batch].tolist())
+    rest = n // batch * batch
+    assert found[rest:].tolist() == places[rest:].tolist()
+
+
+def test_machines_read_hardly_any_shard_that_others_read() -> None:
+    """Four machines that take a quarter of each batch; 32 shards in windows of 16."""
+    places = windowed(3, 0, [1000] * 32, 16)
+
+    def read(places: Indices) -> int:
+        return sum(len(np.unique(part // 1000)) for part in places.reshape(-1, 4, 64).transpose(1, 0, 2).reshape(4, -1))
+
+    assert read(places) == 4 * 32
+    assert read(gathered(places, 256)) < 2 * 32
+
+
+def test_sorted_shards_are_noticed() -> None:
+    dice = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), 100)
+
+    def data(labels: np.ndarray[Any, Any], shards: range | None) -> Data:
+        pictures = Arrays(np.zeros((1000, 1, 1, 3), np.uint8), (("x", 1000),))
+        starts = None if shards is None else np.array(shards)
+        return Data("x", pictures, labels, tuple("abcdefghij"), {"all": np.arange(1000)}, shards=starts)
+
+    every = np.arange(1000)
+    for size in (4, 20, 100, 250):
+        assert class_sorted(data(labels, range(0, 1000, size)), every)
+        assert not class_sorted(data(dice.permutation(labels), range(0, 1000, size)), every)
+    assert not class_sorted(data(labels, range(0, 1000, 1000)), every), "one shard has all"
+    assert not class_sorted(data(labels, range(1000)), every), "of one picture each: any order"
+    assert not class_sorted(data(labels, None), every)
+    assert class_sorted(data(labels, range(0, 1000, 50)), every[::2])
 
 
 def test_large_permutations_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

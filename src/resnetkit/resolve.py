@@ -10,7 +10,7 @@ import torch
 
 from resnetkit.data.audit import Audit, channel_statistics, shorter_sides
 from resnetkit.data.loader import Reader, default_threads
-from resnetkit.data.pictures import Data
+from resnetkit.data.pictures import Data, class_sorted
 from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError
 from resnetkit.model import Architecture
@@ -45,6 +45,11 @@ def resolve(recipe: Recipe, data: Data, audit: Audit, weights: ModelFile | None)
         raise UserError(
             f'data.sampling="balanced": the pictures of {data.spec} lie in far shards, which are read one group after '
             "the other; set optim.class_weights=1 instead"
+        )
+    if class_sorted(data, data.splits["train"]):
+        raise UserError(
+            f"{data.spec}: its pictures are sorted by class, and they lie in shards (or row groups) of which a few are "
+            f"read together, so each step would see few classes; shuffle them once: resnet shard {data.spec} FOLDER"
         )
     if data.sets is not None:
         recipe = several(recipe, rules)

@@ -27,8 +27,8 @@ import numpy as np
 from resnetkit.atomic import write_json
 from resnetkit.data import tarindex
 from resnetkit.data.blobs import LocalBlobs
-from resnetkit.data.loader import default_threads, shown
-from resnetkit.data.pictures import Data, Indices
+from resnetkit.data.loader import default_threads, order, shown
+from resnetkit.data.pictures import Data, Indices, class_sorted
 from resnetkit.data.shardwriter import Written, room, write_shard
 from resnetkit.data.source import open_data
 from resnetkit.data.tarindex import SUFFIX
@@ -38,7 +38,7 @@ from resnetkit.errors import UserError
 INDEX = "index.json"
 FORMAT = "resnetkit shards 1"
 SEED = 0  # of the order
-WINDOWS = 4  # of it that row groups of Parquet files are kept of
+HOLDING = 4  # shards in memory
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def planned(data: Data, most: int) -> list[Plan]:
     """Which picture goes into which shard, split by split; each shard as full as `most` bytes allow."""
     plans = []
     for split, indices in data.splits.items():
-        mixed = shown(data, indices, SEED, 0)
+        mixed = indices[order(SEED, 0, len(indices))] if class_sorted(data, indices) else shown(data, indices, SEED, 0)
         sizes = np.array([room(data.pictures.size(i)) for i in mixed.tolist()], np.int64)
         begin = 0
         ends = np.cumsum(sizes)
@@ -174,8 +174,8 @@ def in_order(
 
     waiting = iter(plans)
     threads = 2 * default_threads()  # as many again, because each waits for its disk when a shard is whole
-    if data.shards is not None:  # of which each thread needs a window in memory
-        threads = min(threads, WINDOWS)
+    if data.shards is not None:  # of which each thread holds the pictures of a shard in memory
+        threads = min(threads, HOLDING)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="shard")
     try:
         under_way: deque[Future[tuple[Written, bool]]] = deque(

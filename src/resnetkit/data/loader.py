@@ -117,6 +117,16 @@ def shown(data: Data, indices: Indices, seed: int, epoch: int) -> Indices:
     return indices[places]
 
 
+def gathered(places: Indices, batch: int) -> Indices:
+    """The same with the pictures of each batch in the pool's order; what is left after the last batch stays.
+
+    Machines that divide each batch among them then read a part of a window's shards each, not all of them.
+    """
+    whole = len(places) // batch * batch
+    rows = np.sort(places[:whole].reshape(-1, batch), axis=1)
+    return np.concatenate([rows.ravel(), places[whole:]])
+
+
 def evenly(labels: Indices, seed: int, epoch: int) -> Indices:
     """As many places among 0 … n - 1 as there are labels (n,), with every class in them as often as any other, to one.
 
@@ -231,6 +241,8 @@ def training_batches(
     else:
         order_of_epoch = shown(reader.data, indices, seed, epoch)
     permuted = repeated(order_of_epoch, augment.repeats)
+    if reader.data.shards is not None:
+        permuted = gathered(permuted, batch)
 
     def make(out: Pixels, first: int) -> dict[int, str]:
         table = draws(seed, epoch, first, len(out))

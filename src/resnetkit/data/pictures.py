@@ -6,6 +6,7 @@ import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -213,6 +214,24 @@ def check_trainable(data: Data) -> None:
                 f"{data.spec}: {count(len(short), 'class', 'classes')} with {what}: {listing(short)}; add pictures "
                 "(two at least, one to learn from and one to check with), or take the class out"
             )
+
+
+def class_sorted(data: Data, indices: Indices) -> bool:
+    """Whether the shards of these pictures have few classes: not half of those of random samples as large.
+
+    Looks at a thousand shards or two, spread over all. False where any order costs the same.
+    """
+    if data.shards is None:
+        return False
+    ends = np.append(np.searchsorted(indices, data.shards), len(indices)).tolist()
+    spans = [(begin, end) for begin, end in pairwise(ends) if end - begin > 1]
+    labels = data.labels[indices]
+    others = 1 - np.bincount(labels) / max(1, len(labels))
+    found = expected = 0.0
+    for begin, end in spans[:: max(1, len(spans) // 1000)]:
+        found += len(np.unique(labels[begin:end]))
+        expected += float((1 - others ** (end - begin)).sum())
+    return 2 * found < expected
 
 
 def class_counts(data: Data, indices: Indices) -> list[int]:

@@ -24,12 +24,15 @@ from resnetkit.data.pictures import Data, Labels, label_table
 from resnetkit.data.shardnames import divided
 from resnetkit.errors import BadPicture, UserError
 
-KEPT, KEPT_BYTES = 64, 1 << 30  # row groups in memory, four windows of the order, and what they may take
+KEPT, KEPT_BYTES = 32, 1 << 30  # row groups in memory, twice the window of the order, and what they may take
 OPEN = 64  # files whose own description is held
 
 
 class RowGroups:
-    """Pictures in Parquet files; `starts` has the first picture of each row group, `firsts` of each file."""
+    """Pictures in Parquet files; `starts` has the first picture of each row group, `firsts` of each file.
+
+    fits  whether all row groups are kept, once they were read
+    """
 
     def __init__(self, blobs: Blobs, about: Sequence[Footer]) -> None:
         self.blobs, self.about = blobs, about
@@ -37,6 +40,7 @@ class RowGroups:
         self.starts = [0, *accumulate(rows for footer in about for rows, _ in footer.groups)]
         self.firsts = [0, *accumulate(sum(rows for rows, _ in footer.groups) for footer in about)]
         self.files = short_names(blobs)
+        self.fits = sum(size for footer in about for _, size in footer.groups) <= KEPT_BYTES
         self._kept: OrderedDict[int, Future[Any]] = OrderedDict()
         self._lock = threading.Lock()
         self._metadata = lru_cache(OPEN)(lambda k: opened(blobs, k, few=True).metadata)
@@ -79,7 +83,7 @@ class RowGroups:
             mine = Future[Any]() if known is None else known
             self._kept[g] = mine
             self._kept.move_to_end(g)
-            while len(self._kept) > 1 and (len(self._kept) > KEPT or self._bytes() > KEPT_BYTES):
+            while len(self._kept) > 1 and not self.fits and (len(self._kept) > KEPT or self._bytes() > KEPT_BYTES):
                 self._kept.popitem(last=False)
         if known is None:
             try:
@@ -136,7 +140,8 @@ def load_parquet(
         raise UserError(f"{spec}: {pictures.name(missing)}: a row without a label; take such files out")
     labels, classes = labelled(values, one.names, names[0])
     splits = divided(names, np.array(pictures.firsts, np.int64), spec)
-    return Data(spec, pictures, labels, classes, splits, shards=np.array(pictures.starts[:-1], np.int64), far=far)
+    starts = None if pictures.fits else np.array(pictures.starts[:-1], np.int64)
+    return Data(spec, pictures, labels, classes, splits, shards=starts, far=far)
 
 
 def labelled(values: list[Any], names: list[str] | None, file: str) -> tuple[Labels, tuple[str, ...]]:

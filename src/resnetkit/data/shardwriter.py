@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from resnetkit.atomic import write_bytes
 from resnetkit.data import tarindex
 from resnetkit.data.audit import GREY, oddities
 from resnetkit.data.decode import Header, decode, probe
-from resnetkit.data.pictures import Data, Indices, Pixels, name_bad
+from resnetkit.data.pictures import Data, Indices, Pictures, Pixels, name_bad
 from resnetkit.data.resizing import resized
 from resnetkit.data.tarindex import BLOCK, SUFFIX, Column
 from resnetkit.data.tars import padded
@@ -65,6 +65,30 @@ class Row:
     header: Header
 
 
+class Held:
+    """Some pictures of a pool, read beforehand in the pool's order, because they lie in row groups or far away."""
+
+    def __init__(self, pictures: Pictures, indices: Indices) -> None:
+        self.pictures = pictures
+        self._read: dict[int, bytes | Pixels] = {}
+        for i in np.sort(indices).tolist():
+            with contextlib.suppress(BadPicture, OSError):  # which it says again when its turn comes
+                self._read[i] = pictures.read(i)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def name(self, i: int) -> str:
+        return self.pictures.name(i)
+
+    def size(self, i: int) -> int:
+        return self.pictures.size(i)
+
+    def read(self, i: int) -> bytes | Pixels:
+        found = self._read.pop(i, None)
+        return self.pictures.read(i) if found is None else found
+
+
 def room(size: int) -> int:
     """Bytes that a picture of `size` bytes takes in a tar with its label, where its name is short and plain."""
     return BLOCK + padded(size) + 2 * BLOCK
@@ -78,6 +102,8 @@ def write_shard(
     Raises UserError naming pictures that cannot be read, unless they are to be left out (`skip`); OSError. Nothing
     half-written stays.
     """
+    if data.shards is not None:
+        data = replace(data, pictures=Held(data.pictures, indices))
     part = path.with_name(f".{path.name}.part")
     total, at, synced = hashlib.sha256(), 0, 0
     rows: list[Row] = []
