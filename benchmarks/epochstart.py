@@ -25,7 +25,7 @@ import numpy as np
 
 from common import spread, write
 from resnetkit.data import tarindex
-from resnetkit.data.loader import shown
+from resnetkit.data.loader import gathered, shown
 from resnetkit.data.pictures import Data
 from resnetkit.data.shards import load_shards
 
@@ -78,7 +78,9 @@ def once(folder: Path) -> dict[str, float]:
     for name, data in (("near", near), ("far", far)):
         shown(data, data.splits["train"], 0, 0)
         with timed(found, f"order_{name}"):
-            shown(data, data.splits["train"], 0, 1)
+            places = shown(data, data.splits["train"], 0, 1)
+            if data.shards is not None:
+                gathered(places, 1024)
     return found
 
 

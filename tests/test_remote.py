@@ -268,6 +268,6 @@ def test_passwords_of_web_servers_come_from_netrc(
     (tmp_path / "netrc").chmod(0o600)
     monkeypatch.setenv("NETRC", os.fspath(tmp_path / "netrc"))
     store.forever = "401"
-    with pytest.raises(UserError, match=r"401 .*put them into ~/\.netrc"):
+    with pytest.raises(UserError, match=r"401 .*put a name and a password into ~/\.netrc"):
         opened(store.web("x")).size(0)
     assert all(headers["authorization"].startswith("Basic ") for headers in store.headers)

@@ -138,7 +138,8 @@ def test_googles_driver_leaves_trying_to_us(
     between.forever = "503"
     with pytest.raises(UserError, match=rf"^{url}: given up after 2 tries in 0 s: .*503"):
         store.read(url, 1, 2, facts)
-    assert between.count("GET") == 2
+    # aiohttp asks once more where a connection that it kept turns out to be closed; gcsfs would ask six times.
+    assert between.count("GET") in (2, 3)
     assert capfd.readouterr() == ("", "")
 
 
