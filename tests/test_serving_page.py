@@ -125,6 +125,15 @@ def test_pictures_are_dropped_and_pasted(page: Any) -> None:
     assert {text(card, ".answer") for card in cards} <= set(CLASSES)
 
 
+def test_what_comes_before_the_models_are_known_waits(page: Any) -> None:
+    page.execute_script("models = [];")
+    page.execute_async_script(f"const give = arguments[0]; (function () {{ {MAKE} }})(give, 'drop')")
+    until(page, lambda _: page.find_element(By.ID, "status").text == "0 of 1 answered")
+    page.execute_script("begin();")
+    (card,) = answered(page, 1)
+    assert text(card, ".answer") in CLASSES
+
+
 def test_a_model_that_is_not_sure_says_so(page: Any, folder: Path) -> None:
     page.find_element(By.CSS_SELECTOR, "#model").send_keys("unsure")
     until(page, lambda _: "Below > 99.9 % it is not sure" in page.find_element(By.ID, "about").text)

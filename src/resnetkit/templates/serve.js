@@ -41,6 +41,7 @@ async function begin() {
   find("choice").hidden = models.length < 2;
   find("give").hidden = find("programs").hidden = false;
   describe();
+  start();
 }
 
 const chosen = () => models[Math.max(0, find("model").selectedIndex)];
@@ -72,7 +73,6 @@ function describe() {
 // Pictures and their answers
 
 function take(files) {
-  if (find("give").hidden) return;
   const cards = files.map((file) => {
     const card = find("card").content.cloneNode(true).firstElementChild;
     const [picture] = card.querySelectorAll("img");
@@ -86,7 +86,11 @@ function take(files) {
   find("results").prepend(...cards);
   asked += files.length;
   tell();
-  while (busy < AT_A_TIME && waiting.length) work();
+  start();
+}
+
+function start() { // pictures that come before the models are known wait for them
+  while (models.length && busy < AT_A_TIME && waiting.length) work();
 }
 
 function tell() {
