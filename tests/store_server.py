@@ -65,6 +65,7 @@ class Proxy:
     forever one fault for all requests that have none of their own
     meeting answers to GET wait until so many readers wait, and fail where they do not come
     silent  headers that answers lack
+    ignored headers of questions that the store takes no notice of
     wait    seconds before each answer
     """
 
@@ -75,6 +76,7 @@ class Proxy:
     forever: str = ""
     meeting: threading.Barrier | None = None
     silent: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
     wait: float = 0.0
     asked: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -147,7 +149,8 @@ class Way(BaseHTTPRequestHandler):
 
     def hand_on(self, fault: str, given: bytes) -> None:
         """What the server behind says, perhaps spoilt."""
-        lines = {name: value for name, value in self.headers.items() if name.lower() not in GIVEN}
+        dropped = {*GIVEN, *self.state.ignored}
+        lines = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
         if fault == "long":
             lines.pop("Range", None)
         connection = http.client.HTTPConnection(self.state.behind.removeprefix("http://"), timeout=30)

@@ -1,4 +1,4 @@
-"""Google's and Azure's stores: the real drivers, asking emulators on this machine."""
+"""Google's and Azure's stores, and an S3 that is not moto's: the real drivers, asking servers on this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 from resnetkit.data.source import open_data
 from resnetkit.errors import UserError
 from resnetkit.stores import NotThere, Patience, Store
-from store_server import Proxy, proxy
+from store_server import CREDENTIALS, Proxy, proxy
 from tar_samples import jpeg, samples, tar_bytes
 
 FAST = Patience(tries=2, wait=0.01)
@@ -61,20 +61,34 @@ def google(port: str) -> list[str]:
     ]
 
 
+def rclone(port: str) -> list[str]:
+    keys = f"{CREDENTIALS['AWS_ACCESS_KEY_ID']},{CREDENTIALS['AWS_SECRET_ACCESS_KEY']}"
+    return [program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", keys, "."]
+
+
+def program(name: str) -> str:
+    """Where it is: beside this Python, or on the PATH; "" where it is not."""
+    return shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name) or ""
+
+
 def azure(port: str) -> list[str]:
-    return ["azurite-blob", "--inMemoryPersistence", "--skipApiVersionCheck", "--blobPort", port]
+    return [program("azurite-blob"), "--inMemoryPersistence", "--skipApiVersionCheck", "--blobPort", port]
 
 
-@pytest.fixture(scope="module", params=["gs", "az"])
+@pytest.fixture(scope="module", params=["gs", "az", "s3"])
 def emulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """A protocol, and the address of an emulator with one bucket, or container."""
     protocol = str(request.param)
-    for package in {"gs": ("gcsfs", "gcp_storage_emulator"), "az": ("adlfs",)}[protocol]:
+    for package in {"gs": ("gcsfs", "gcp_storage_emulator"), "az": ("adlfs",), "s3": ("s3fs",)}[protocol]:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"needs {package}, the extra 'elsewhere'")
-    if protocol == "az" and shutil.which("azurite-blob") is None:
+    if protocol == "az" and not program("azurite-blob"):
         pytest.skip("needs azurite-blob on the PATH: npm install -g azurite")
-    with server({"gs": google, "az": azure}[protocol], tmp_path_factory.mktemp("emulator")) as address:
+    if protocol == "s3" and not program("rclone"):
+        pytest.skip("needs rclone, the extra 'elsewhere'")
+    folder = tmp_path_factory.mktemp("store")
+    (folder / BUCKET).mkdir()  # rclone's buckets are folders
+    with server({"gs": google, "az": azure, "s3": rclone}[protocol], folder) as address:
         if protocol == "az":
             from azure.storage.blob import BlobServiceClient
 
@@ -94,9 +108,10 @@ def place(emulator: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterato
 
     protocol, address = emulator
     with proxy(address) as between:
-        about = {"token": "anon"} if protocol == "gs" else {"connection_string": connection(between.address)}
-        monkeypatch.setitem(fsspec.config.conf, protocol, about)
-        monkeypatch.setitem(fsspec.config.conf, "abfs", about)
+        monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+        monkeypatch.setitem(fsspec.config.conf, "abfs", {"connection_string": connection(between.address)})
+        for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": between.address}.items():
+            monkeypatch.setenv(name, value)
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", between.address)
         monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # which asks by gRPC; the emulator has none
         yield f"{protocol}://{BUCKET}", between
@@ -118,9 +133,10 @@ def test_what_is_put_can_be_read_and_listed(place: tuple[str, Proxy], tmp_path: 
     store.put(url, file)
     with pytest.raises(UserError, match=rf"^{url}: changed while it was being used"):
         store.read(url, 0, 3, facts)
-    for name in (f"{base}/no", f"{base.rpartition('/')[0]}/no-such-bucket/x"):
-        with pytest.raises(NotThere, match=rf"^{name}: not found"):
-            store.facts(name)
+    with pytest.raises(NotThere, match=rf"^{base}/no: not found"):
+        store.facts(f"{base}/no")
+    with pytest.raises(UserError, match=r"no-such-bucket/x: (not found|404 NoSuchBucket)"):
+        store.facts(f"{base.rpartition('/')[0]}/no-such-bucket/x")
 
 
 @pytest.mark.parametrize("emulator", ["gs"], indirect=True)

@@ -154,10 +154,11 @@ class Store:
             return bytes(self._ask("cat_file", path, start=start, end=start + length, **exactly))
         from fsspec.asyn import sync
 
-        answer = sync(
-            self._files.loop, s3_range, self._files, path, start, length, facts.stamp, timeout=self.patience.whole
-        )
-        return bytes(answer)
+        asked = s3_range, self._files, path, start, length, facts.stamp
+        data, stamp = sync(self._files.loop, *asked, timeout=self.patience.whole)
+        if stamp != facts.stamp:  # some stores that speak S3 take no notice of If-Match
+            raise UserError(changed(url))
+        return bytes(data)
 
     def _ask(self, method: str, *arguments: Any, longest: float | None = None, **options: Any) -> Any:
         """Call a method of the file system; one that waits for its answers, no longer than `longest` seconds."""
@@ -195,15 +196,15 @@ def changed(url: str) -> str:
     return f"{url}: changed while it was being used; leave objects as they are, and start again"
 
 
-async def s3_range(files: Any, path: str, start: int, length: int, etag: str) -> bytes:
-    """A part of the object that has this ETag."""
+async def s3_range(files: Any, path: str, start: int, length: int, etag: str) -> tuple[bytes, str]:
+    """A part of the object that has this ETag, and the one that the answer states."""
     bucket, key, _ = files.split_path(path)
     where = f"bytes={start}-{start + length - 1}"
     answer = await files._call_s3("get_object", Bucket=bucket, Key=key, Range=where, IfMatch=etag)
     async with answer["Body"] as body:
         if answer["ContentLength"] != length:  # perhaps the whole object, which may be large
             raise WrongLength(answer["ContentLength"], length)
-        return bytes(await body.read())
+        return bytes(await body.read()), answer.get("ETag", etag)
 
 
 def filesystem(protocol: str, patience: Patience, url: str) -> Any:
@@ -226,7 +227,8 @@ def filesystem(protocol: str, patience: Patience, url: str) -> Any:
     if protocol in S3:
         config = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
         own = {"connect_timeout": patience.stall, "read_timeout": patience.stall, "max_pool_connections": CONNECTIONS}
-        options["config_kwargs"] = {**config, **own, "retries": {"total_max_attempts": 1}}
+        whole = {"response_checksum_validation": "when_required"}  # some stores state it for parts of an object too
+        options["config_kwargs"] = {**whole, **config, **own, "retries": {"total_max_attempts": 1}}
     if protocol in HTTP:
         from aiohttp import ClientTimeout
 
