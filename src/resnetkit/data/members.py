@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from resnetkit.atomic import write_bytes
 from resnetkit.data import tarindex
 from resnetkit.data.blobs import Blobs, short_names
-from resnetkit.data.pictures import Labels, Records, label_table, plain_name
+from resnetkit.data.pictures import Labels, Records, label_table, label_type, plain_name
 from resnetkit.data.tarindex import BLOCK, SUFFIX, Index
 from resnetkit.data.tars import Tar, ahead, find_pictures
 from resnetkit.engines import cache
@@ -135,7 +135,7 @@ def open_members(blobs: Blobs, again: Callable[[list[str]], Blobs] | None = None
         indexes = list(pool.map(partial(kept, blobs, beside=beside, once={}), range(len(blobs))))
     classes, tables = joined_classes(indexes, names)
     pictures = Members(blobs, indexes)
-    labels: Labels = np.empty(len(pictures), np.int16 if len(classes) < 1 << 15 else np.int32)
+    labels: Labels = np.empty(len(pictures), label_type(len(classes)))
     for index, table, begin, end in zip(indexes, tables, pictures.starts, pictures.starts[1:], strict=False):
         held = index.held()
         pictures.offsets[begin:end], pictures.lengths[begin:end] = held["offsets"], held["lengths"]

@@ -249,6 +249,11 @@ def label_table(names: Sequence[str]) -> tuple[Indices, tuple[str, ...]]:
     return np.array([place[plain[name]] for name in names], dtype=np.int64), tuple(classes)
 
 
+def label_type(classes: int) -> type[np.signedinteger[Any]]:
+    """The smallest type of labels that index so many classes, and -1."""
+    return np.int16 if classes < 1 << 15 else np.int32
+
+
 def set_table(names: Sequence[frozenset[str]]) -> tuple[Indices, tuple[str, ...], NDArray[np.bool_]]:
     """Labels int64 (n,), the classes, and bool (combinations, classes), from the plain class names of each picture."""
     classes = sorted(set().union(*names), key=os.fsencode)

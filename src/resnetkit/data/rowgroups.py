@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 
 from resnetkit.data.blobs import Blobs, LocalBlobs, short_names
 from resnetkit.data.footers import Footer, footers, opened
-from resnetkit.data.pictures import Data, Labels, label_table
+from resnetkit.data.pictures import Data, Labels, label_table, label_type
 from resnetkit.data.shardnames import divided
 from resnetkit.errors import BadPicture, UserError
 
@@ -35,11 +36,13 @@ class RowGroups:
     """
 
     def __init__(self, blobs: Blobs, about: Sequence[Footer]) -> None:
-        self.blobs, self.about = blobs, about
+        self.blobs = blobs
+        self.files = short_names(blobs)
+        self._fingerprint = fingerprint(self.files, about)
+        self.about = [replace(footer, labels=[]) for footer in about]  # which take more memory than all else
         self.groups = [(k, g) for k, footer in enumerate(about) for g in range(len(footer.groups))]
         self.starts = [0, *accumulate(rows for footer in about for rows, _ in footer.groups)]
         self.firsts = [0, *accumulate(sum(rows for rows, _ in footer.groups) for footer in about)]
-        self.files = short_names(blobs)
         self.fits = sum(size for footer in about for _, size in footer.groups) <= KEPT_BYTES
         self._kept: OrderedDict[int, Future[Any]] = OrderedDict()
         self._lock = threading.Lock()
@@ -71,10 +74,7 @@ class RowGroups:
 
     def fingerprint(self) -> str:
         """SHA-256, as hex, over the files' names, row groups and labels, wherever they lie."""
-        total = hashlib.sha256()
-        for name, footer in zip(self.files, self.about, strict=True):
-            total.update(repr((name, footer.groups, footer.labels)).encode("utf-8", "surrogateescape"))
-        return total.hexdigest()
+        return self._fingerprint
 
     def _group(self, g: int) -> Any:
         """The bytes of a row group as an arrow array; whoever comes first reads it, others wait for that one."""
@@ -115,6 +115,14 @@ class RowGroups:
         return found.field("bytes") if footer.struct else found
 
 
+def fingerprint(names: Sequence[str], about: Sequence[Footer]) -> str:
+    """As `RowGroups.fingerprint`."""
+    total = hashlib.sha256()
+    for name, footer in zip(names, about, strict=True):
+        total.update(repr((name, footer.groups, footer.labels)).encode("utf-8", "surrogateescape"))
+    return total.hexdigest()
+
+
 def load_parquet(
     names: Sequence[str], spec: str, *, blobs: Callable[[list[str]], Blobs] = LocalBlobs, far: bool = False
 ) -> Data:
@@ -150,7 +158,8 @@ def labelled(values: list[Any], names: list[str] | None, file: str) -> tuple[Lab
         return label_table([str(value) for value in values])
     if names is None:
         found = sorted(set(values))
-        return np.searchsorted(np.array(found), np.array(values)), tuple(map(str, found))
+        places = np.searchsorted(np.array(found), np.array(values))
+        return places.astype(label_type(len(found))), tuple(map(str, found))
     if not 0 <= min(values) <= max(values) < len(names):
         raise UserError(f"{file}: label {max(values)}, and names for {len(names):,} classes; it is damaged")
-    return np.array(values, np.int64), tuple(names)
+    return np.array(values, label_type(len(names))), tuple(names)
