@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ ENDINGS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "TIFF": "t
 MODE_AND_OWNER, TIME = b"0000644\0" + b"0000000\0" * 2, b"00000000000\0"
 REST = b"0" + bytes(100) + b"ustar\00" + b"00" + bytes(247)
 SYNCED = 16 << 20  # bytes after which the disk is waited for, so that it works while other threads compute
+READING = 8  # pictures side by side, of which far ones are mostly waited for
 QUALITY = 90  # of JPEGs that are made anew
 
 
@@ -71,9 +73,14 @@ class Held:
     def __init__(self, pictures: Pictures, indices: Indices) -> None:
         self.pictures = pictures
         self._read: dict[int, bytes | Pixels] = {}
-        for i in np.sort(indices).tolist():
+
+        def read(i: int) -> None:
             with contextlib.suppress(BadPicture, OSError):  # which it says again when its turn comes
                 self._read[i] = pictures.read(i)
+
+        with ThreadPoolExecutor(READING, thread_name_prefix="hold") as pool:
+            for _ in pool.map(read, np.sort(indices).tolist()):
+                pass
 
     def __len__(self) -> int:
         return len(self.pictures)
