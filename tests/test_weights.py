@@ -148,6 +148,17 @@ def saved(zipped: bool) -> bytes:
     return file.getvalue()
 
 
+def test_fp32_is_fp32_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not TF32, which torch takes for convolutions by default; without moving anything, as there may be no GPU."""
+    network = ResNet(architecture("resnet8-cifar"))
+    monkeypatch.setattr(ResNet, "to", lambda self, *_, **__: self)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    place(network, torch.device("cpu"))
+    assert torch.backends.cudnn.allow_tf32
+    place(network, torch.device("cuda"))
+    assert not torch.backends.cudnn.allow_tf32
+
+
 intact = st.sampled_from([saved(zipped=True), saved(zipped=False)])
 damaged = st.one_of(
     st.binary(max_size=40).map(lambda tail: b"\x80\x02" + tail),  # begins as a pickle does

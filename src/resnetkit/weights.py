@@ -104,7 +104,12 @@ def filled_network(arch: Architecture, tensors: dict[str, Tensor]) -> ResNet:
 
 
 def place(network: ResNet, device: torch.device, channels_last: bool = True) -> ResNet:
-    """Move the network to where it runs, in the memory layout that convolutions are fastest in."""
+    """Move the network to where it runs, in the memory layout that convolutions are fastest in.
+
+    On a GPU fp32 is fp32 from then on, in the whole process: torch would let convolutions drop 13 of 24 bits (TF32).
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return network.to(device).to(memory_format=layout)  # type: ignore[call-overload,no-any-return]
 
