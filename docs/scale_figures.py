@@ -96,7 +96,7 @@ def pieces() -> str:
     shards, start, flat = (result(name) for name in ("sharding", "epochstart", "flat"))
     over, far = result("ray"), result("remote")["100 ms"]["mb_per_s"]
     cold = [f"{far[f'cold, {n} threads']['median']:.0f}" for n in (1, 4, 16)]
-    fetched = result("fetched")["times"]
+    fetched, told = result("fetched")["times"], result("ahead")["mb_per_s"]
 
     def several(order: str) -> str:
         return ", ".join(f"{fetched[order][machines]:.1f}" for machines in ("1", "8", "64"))
@@ -116,6 +116,8 @@ def pieces() -> str:
             f"| MB/s from a store that answers after 100 ms, by 1, 4 and 16 threads; s3fs in order | "
             f"{', '.join(cold)}; "
             f"{far['plain']['median']:.0f} |",
+            f"| MB/s of pictures from it in the order of training, by 2 threads, an epoch; those to come not told of | "
+            f"{told['foretold']['median']:.0f}; {told['as they come']['median']:.0f} |",
             f"| bytes that 1, 8 and 64 machines fetch in an epoch, times the pictures' own | {several('gathered')} |",
             f"| the same, were the pictures of a batch in no order | {several('windows')} |",
             f"| `resnet predict --ray` against `resnet predict`, {over['network']}, one machine: once it goes | "

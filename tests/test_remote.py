@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -272,3 +273,64 @@ def test_passwords_of_web_servers_come_from_netrc(
     with pytest.raises(UserError, match=r"401 .*put a name and a password into ~/\.netrc"):
         opened(store.web("x")).size(0)
     assert all(headers["authorization"].startswith("Basic ") for headers in store.headers)
+
+
+# What will be read
+
+
+def settled(blobs: RemoteBlobs) -> None:
+    """Wait until nothing is fetched any more."""
+    for _ in range(2000):
+        if blobs._fetchers == 0:
+            return
+        time.sleep(0.005)
+    raise AssertionError("still fetching")
+
+
+def test_what_will_be_read_is_fetched_meanwhile(store: Proxy, tmp_path: Path) -> None:
+    data = random.Random(1).randbytes(3 * BLOCK + 5)
+    blobs = opened(store.add("x", data), store.add("y", SMALL), cache=tmp_path)
+    assert blobs.read(0, BLOCK, 1) == data[BLOCK : BLOCK + 1]
+    store.faults = {"GET": ["503"]}
+    blobs.soon([(0, BLOCK - 1, 2), (0, 3 * BLOCK, 5), (1, 10, 10), (1, 30, 10)])
+    settled(blobs)
+    assert store.count("GET") == 1 + 3 + 1, "two blocks and the other object; one was refused at first"
+    store.forever = "404"
+    blobs.soon([(0, 0, BLOCK), (1, 0, 10)])
+    settled(blobs)
+    assert (blobs.read(0, 0, 2 * BLOCK), blobs.read(0, 3 * BLOCK, 5)) == (data[: 2 * BLOCK], data[3 * BLOCK :])
+    assert blobs.read(1, 0, len(SMALL)) == SMALL
+    assert store.count("GET") == 5
+
+
+def test_what_cannot_be_fetched_meanwhile_is_said_to_its_reader(store: Proxy, tmp_path: Path) -> None:
+    blobs = opened(store.add("x", SMALL), f"s3://{store.bucket}/none", cache=tmp_path)
+    blobs.size(0)
+    store.forever = "403"
+    blobs.soon([(0, 0, 5), (1, 0, 5)])
+    settled(blobs)
+    with pytest.raises(UserError, match="403"):
+        blobs.read(0, 0, 5)
+    store.forever = ""
+    assert blobs.read(0, 0, 5) == SMALL[:5]
+
+
+def test_what_is_no_longer_wanted_is_taken_back(store: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FETCHERS", 2)
+    blobs = opened(*(store.add(f"{k}", SMALL) for k in range(9)), cache=tmp_path)
+    assert {blobs.size(k) for k in range(9)} == {len(SMALL)}
+    store.meeting = threading.Barrier(3)  # the two that are on their way, and this test
+    blobs.soon([(k, 0, 5) for k in range(9)])
+    while store.count("GET") < 2:
+        time.sleep(0.005)
+    blobs.soon([])
+    store.meeting.wait(10)
+    settled(blobs)
+    assert store.count("GET") == 2
+
+
+def test_without_a_cache_on_disk_nothing_is_fetched_beforehand(store: Proxy) -> None:
+    blobs = opened(store.add("x", SMALL))
+    blobs.soon([(0, 0, 5)])
+    settled(blobs)
+    assert store.count("GET") == 0

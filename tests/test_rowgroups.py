@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hub_datasets import hub_dataset
@@ -18,6 +20,7 @@ from resnetkit.data.audit import audit
 from resnetkit.data.blobs import LocalBlobs
 from resnetkit.data.footers import footers
 from resnetkit.data.pictures import Data
+from resnetkit.data.remote import RemoteBlobs
 from resnetkit.data.rowgroups import RowGroups
 from resnetkit.data.source import open_data
 from resnetkit.errors import UserError
@@ -227,6 +230,19 @@ def test_files_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             open_data("hf://datasets/own/pictures/data/x.parquet")
         with pytest.raises(UserError, match=r"^hf://datasets/own/nothing/x\.parquet: 404 .*; check its name"):
             open_data("hf://datasets/own/nothing/x.parquet")
+
+
+def test_row_groups_are_fetched_before_they_are_wanted(store: Proxy, tmp_path: Path) -> None:
+    data = open_data(far(store, tmp_path))
+    assert isinstance(data.pictures, RowGroups)
+    data.pictures.soon(np.arange(31))
+    blobs = data.pictures.blobs
+    assert isinstance(blobs, RemoteBlobs)
+    while blobs._fetchers:
+        time.sleep(0.005)
+    before = store.count("GET")
+    assert [data.pictures.read(i) for i in (0, 24, 30)] == [jpeg(0), jpeg(24), jpeg(35)]
+    assert store.count("GET") - before == 3, "each file's description of itself, and no row group"
 
 
 def test_a_store_that_refuses_is_one_sentence(store: Proxy, tmp_path: Path) -> None:

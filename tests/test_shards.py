@@ -16,10 +16,12 @@ import resnetkit
 from resnetkit import training
 from resnetkit.data import audit, loader, source
 from resnetkit.data.pictures import Data
+from resnetkit.data.remote import RemoteBlobs
 from resnetkit.data.shardnames import split_of
 from resnetkit.data.source import open_data
+from resnetkit.data.transforms import Preprocess
 from resnetkit.errors import UserError
-from resnetkit.recipe import Recipe
+from resnetkit.recipe import Augment, Recipe
 from resnetkit.recipe_file import from_dict, to_dict
 from resnetkit.shipped import shipped
 from store_server import Proxy
@@ -210,6 +212,27 @@ def test_wrong_patterns_on_the_command_line(resnet: Run, tmp_path: Path, monkeyp
 
 
 @pytest.mark.usefixtures("one_thread")
+def test_far_pictures_are_there_when_they_are_wanted(store: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that training reads was announced, in its order; what is left of it is taken back at the end."""
+    for shard in range(4):
+        store.add(f"train-{shard}.tar", tar_bytes(samples(range(8 * shard, 8 * shard + 8))))
+    data = open_data(f"s3://{store.bucket}/train-{{0..3}}.tar")
+    told: list[list[tuple[int, int, int]]] = []
+    monkeypatch.setattr(RemoteBlobs, "soon", lambda _, ranges: told.append(list(ranges)))
+    monkeypatch.setattr(loader, "FORETOLD", 12 * len(jpeg(0)))
+    read: list[tuple[int, int, int]] = []
+    real = RemoteBlobs.read
+    monkeypatch.setattr(RemoteBlobs, "read", lambda self, *where: read.append(where) or real(self, *where))
+    preprocess = Preprocess(8, "shorter", 8, "bilinear", 3, "RGB", (0.5,) * 3, (0.5,) * 3, True)
+    reader = loader.Reader(data, preprocess, threads=1)
+    before = []
+    for _ in loader.training_batches(reader, data.used(), Augment(crop="none"), seed=0, epoch=0, batch=4):
+        before.append(len(told))
+    assert [one for batch in told for one in batch] == read
+    assert [len(batch) for batch in told] == [4] * 8 + [0]
+    assert before[0] > 1 + loader.AHEAD, "some batches ahead of those in the making"
+
+
 def test_shards_that_lie_far_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sample is looked at, pictures of few shards are read together, and a run goes on to the same score."""
     members = [(f"{k:03}.jpg", jpeg(k)) for k in range(48)]

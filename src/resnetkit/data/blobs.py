@@ -10,6 +10,8 @@ from typing import Protocol
 
 from resnetkit.errors import UserError
 
+Range = tuple[int, int, int]  # a blob, its first byte, how many
+
 
 class Blobs(Protocol):
     """Files or objects, read in ranges, safe from many threads at once."""
@@ -30,6 +32,9 @@ class Blobs(Protocol):
 
     def read_few(self, i: int, start: int, length: int) -> bytes:
         """As `read`, of a few bytes whose neighbours nobody will ask for."""
+
+    def soon(self, ranges: Sequence[Range]) -> None:
+        """Say that these will be read, in this order, after those of before; none: take back what is not begun."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ class LocalBlobs:
         return data
 
     read_few = read
+
+    def soon(self, ranges: Sequence[Range]) -> None:
+        """Nothing: the operating system reads ahead."""
 
     def _stat(self, i: int) -> os.stat_result:
         try:

@@ -67,6 +67,10 @@ class BlockCache:
             self.forget(key, size)
         return data
 
+    def there(self, key: str, size: int) -> bool:
+        """Whether a block is there, be it whole or not; True also where none is kept any more."""
+        return self._full.is_set() or os.path.exists(self._path(key, size))  # noqa: PTH110
+
     def put(self, key: str, data: bytes) -> None:
         """Keep a block, if there is a way to."""
         size = head_length(len(data)) + len(data)

@@ -19,7 +19,7 @@ from resnetkit.parquet import pyarrow
 
 IMAGE, LABEL = ("image", "img"), ("label", "labels", "fine_label")
 THREADS = 16  # files that are looked at side by side; where they are far away, that is mostly waiting
-FORMAT = "resnetkit parquet footer 1"
+FORMAT = "resnetkit parquet footer 2"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Footer:
     """One file, as far as it must be known before a picture is read.
 
     image, label  the columns; `struct`: the pictures are in `image.bytes`
-    groups        rows, and bytes of the pictures in all, of each row group
+    groups        of each row group: rows, bytes of the pictures in all, and where those begin and how many bytes they
+                  take in the file
     names         of the classes, where the schema's "huggingface" metadata have them
     labels        of each row: a class's number, a text, or None
     """
@@ -109,7 +110,7 @@ def read_footer(blobs: Blobs, k: int) -> Footer:
     struct = any(path.startswith(f"{image}.") for path in leaves)
     place = leaves.index(f"{image}.bytes" if struct else image)
     groups = [file.metadata.row_group(g) for g in range(file.metadata.num_row_groups)]
-    sizes = [[group.num_rows, group.column(place).total_uncompressed_size] for group in groups]
+    sizes = [[group.num_rows, *room(group.column(place))] for group in groups]
     try:
         labels = file.read(columns=[label]).column(label).to_pylist()
     except UserError:
@@ -117,6 +118,12 @@ def read_footer(blobs: Blobs, k: int) -> Footer:
     except (OSError, ValueError) as error:
         raise UserError(f"{blobs.name(k)}: its labels cannot be read ({error}); fetch it anew") from None
     return Footer(image, label, struct, sizes, class_names(schema, label), labels)
+
+
+def room(chunk: Any) -> tuple[int, int, int]:
+    """Of a column of a row group: bytes of its values, and the place it has in the file."""
+    begin = chunk.data_page_offset if chunk.dictionary_page_offset is None else chunk.dictionary_page_offset
+    return chunk.total_uncompressed_size, min(begin, chunk.data_page_offset), chunk.total_compressed_size
 
 
 def find(names: Sequence[str], words: Sequence[str], file: str) -> str:

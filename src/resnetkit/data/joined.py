@@ -10,7 +10,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from resnetkit.data.pictures import Data, Indexed, Indices, Pictures, Pixels, Records
+from resnetkit.data.pictures import Data, Foretold, Indexed, Indices, Pictures, Pixels, Records
 from resnetkit.errors import UserError
 
 
@@ -43,6 +43,13 @@ class Joined:
     def read(self, i: int) -> bytes | Pixels:
         part, own = self._place(i)
         return self.parts[part].read(own)
+
+    def soon(self, indices: Indices) -> None:
+        """As `Foretold`."""
+        for part, begin, end in zip(self.parts, self.starts, self.starts[1:], strict=False):
+            own = indices[(indices >= begin) & (indices < end)] - begin
+            if isinstance(part, Foretold) and (len(own) or not len(indices)):
+                part.soon(own)
 
     def records(self) -> Records | None:
         """As `Indexed`; None unless every part has records."""

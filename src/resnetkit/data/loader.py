@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetkit.data.decode import Jpeg
-from resnetkit.data.pictures import Data, Indices, Pixels, name_bad
+from resnetkit.data.pictures import Data, Foretold, Indices, Pixels, name_bad
 from resnetkit.data.policies import SLOTS
 from resnetkit.data.transforms import POLICY, Preprocess, augmented
 from resnetkit.errors import BadPicture, UserError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from resnetkit.recipe import Augment
 
 CHUNK = 32  # pictures per task: long enough that handing it to a thread costs nothing, short enough to balance
+FORETOLD = 4 << 30  # bytes of far pictures that are fetched ahead: a window of shards of 256 MiB
 AHEAD = 3  # batches in the making while one is used
 LARGE = 4_000_000  # numbers from which a permutation is made in parts; fewer keep the order that they always had
 WINDOW = 16  # shards whose pictures are mixed, where they lie far away
@@ -320,7 +321,7 @@ def run_ahead(
     under_way: deque[tuple[int, Pixels]] = deque()
 
     def groups() -> Iterator[list[Callable[[], dict[int, str]]]]:
-        for first, count in spans:
+        for first, count in foretold(reader.data, indices, spans):
             out = np.empty((count, *shape), dtype=np.uint8)
             under_way.append((first, out))
             yield [partial(make, out[at : at + CHUNK], first + at) for at in range(0, count, CHUNK)]
@@ -330,6 +331,29 @@ def run_ahead(
         bad = {index: reason for found in reasons for index, reason in found.items()}
         here = indices[first : first + len(out)]
         yield Batch(out, labels[here].astype(np.int64), here, bad)
+
+
+def foretold(data: Data, indices: Indices, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The spans; far pictures are told of those that come later, so that they are there by then."""
+    pictures = data.pictures
+    if not (data.far and isinstance(pictures, Foretold) and spans):
+        yield from spans
+        return
+    some = indices[:: max(1, len(indices) // 100)].tolist()
+    mean = sum(pictures.size(i) for i in some) // len(some)
+    later = iter(spans)
+
+    def tell(batches: int) -> None:
+        for first, count in islice(later, batches):
+            pictures.soon(indices[first : first + count])
+
+    tell(FORETOLD // max(1, mean * spans[0][1]))
+    try:
+        for span in spans:
+            tell(1)
+            yield span
+    finally:
+        pictures.soon(indices[:0])
 
 
 def in_threads(threads: int, groups: Iterator[list[Callable[[], T]]]) -> Iterator[list[T]]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from resnetkit.atomic import write_bytes
 from resnetkit.data import tarindex
 from resnetkit.data.blobs import Blobs, short_names
-from resnetkit.data.pictures import Labels, Records, label_table, label_type, plain_name
+from resnetkit.data.pictures import Indices, Labels, Records, label_table, label_type, plain_name
 from resnetkit.data.tarindex import BLOCK, SUFFIX, Index
 from resnetkit.data.tars import Tar, ahead, find_pictures
 from resnetkit.engines import cache
@@ -89,6 +89,12 @@ class Members:
             if hashlib.sha256(data).digest() != wanted:
                 raise BadPicture("its SHA-256 is not that of the index, so bytes in the tar have changed; restore it")
         return data
+
+    def soon(self, indices: Indices) -> None:
+        """Say which pictures will be read next; see `Blobs.soon`."""
+        tars = (np.searchsorted(np.array(self.starts), indices, "right") - 1).tolist()
+        starts, lengths = self.offsets[indices].tolist(), self.lengths[indices].tolist()
+        self.blobs.soon([(k, (a - 1) * BLOCK, BLOCK + n) for k, a, n in zip(tars, starts, lengths, strict=True)])
 
     def records(self) -> Records | None:
         """What `resnet shard` found when it looked at the pictures; None where one of the tars is another's."""

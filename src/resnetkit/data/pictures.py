@@ -65,6 +65,14 @@ class Indexed(Protocol):
         """SHA-256, as hex, over names, labels and sizes, and contents where the index knows them."""
 
 
+@runtime_checkable
+class Foretold(Protocol):
+    """Pictures that come faster when somebody says beforehand which ones will be read."""
+
+    def soon(self, indices: Indices) -> None:
+        """These will be read, after those of before; none: take back what is not begun."""
+
+
 @dataclass(frozen=True)
 class Files:
     """Picture files; `names` are paths relative to `root`, or absolute ones."""

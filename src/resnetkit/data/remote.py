@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from resnetkit.data.blobs import Range
 from resnetkit.data.blocks import FOLDERS, BlockCache
 from resnetkit.errors import UserError
 from resnetkit.stores import BLOCK, Facts, Patience, Store, protocol_of
@@ -18,6 +21,7 @@ from resnetkit.stores import BLOCK, Facts, Patience, Store, protocol_of
 HELD = 128 << 20  # bytes of blocks in memory
 LEAST = 4 * FOLDERS * BLOCK  # of a cache on disk: below, a folder of it would hold fewer than four blocks
 SIDE_BY_SIDE = 16  # blocks of long reads
+FETCHERS = 16  # threads for what will be read
 T = TypeVar("T")
 
 
@@ -50,6 +54,8 @@ class RemoteBlobs:
         self._held: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._held_bytes = 0
         self._coming: dict[Hashable, Future[Any]] = {}
+        self._wanted: dict[tuple[int, int], None] = {}  # blocks that will be read, in order
+        self._fetchers = 0  # threads that fetch them
         self._pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="blocks")
 
     def __len__(self) -> int:
@@ -80,6 +86,38 @@ class RemoteBlobs:
         """As `read`; asks for these bytes alone, and keeps nothing."""
         self._check(i, start, length)
         return self._stores[protocol_of(self._urls[i])].read(self._urls[i], start, length, self._facts(i))
+
+    def soon(self, ranges: Sequence[Range]) -> None:
+        """Fetch the blocks of these in the background, for the cache on disk; without one, none.
+
+        What goes wrong is told to whoever reads them.
+        """
+        if self._disk is None:
+            return
+        blocks = [
+            (i, block) for i, start, length in ranges for block in range(start // BLOCK, -(-(start + length) // BLOCK))
+        ]
+        with self._lock:
+            self._wanted.update(dict.fromkeys(blocks))
+            if not blocks:
+                self._wanted.clear()
+            begun = max(0, min(FETCHERS, len(self._wanted)) - self._fetchers)
+            self._fetchers += begun
+        for _ in range(begun):  # daemons, as nobody should wait at the end for what nobody reads
+            threading.Thread(target=self._fetch_wanted, name="ahead", daemon=True).start()
+
+    def _fetch_wanted(self) -> None:
+        """Fetch one block after the other, until none is wanted."""
+        while True:
+            with self._lock:
+                if not self._wanted:
+                    self._fetchers -= 1
+                    return
+                i, block = next(iter(self._wanted))
+                del self._wanted[i, block]
+            with contextlib.suppress(Exception):
+                if self._disk is not None and not self._disk.there(self._key(i, block), self._length(i, block)):
+                    self._once((i, block), partial(self._fetch, i, block, hold=False))
 
     def _check(self, i: int, start: int, length: int) -> None:
         size = self.size(i)
@@ -117,13 +155,15 @@ class RemoteBlobs:
             data = self._once((i, block), lambda: self._from_memory(i, block) or self._fetch(i, block))
         return data[start : start + length]
 
-    def _fetch(self, i: int, block: int) -> bytes:
+    def _fetch(self, i: int, block: int, *, hold: bool = True) -> bytes:
+        """A block from the store, kept on disk, and in memory where it is to be held there."""
         url = self._urls[i]
         store = self._stores[protocol_of(url)]
         data = store.read(url, block * BLOCK, self._length(i, block), self._facts(i))
         with self._lock:
-            self._held[i, block] = data
-            self._held_bytes += len(data)
+            if hold:
+                self._held[i, block] = data
+                self._held_bytes += len(data)
             while self._held_bytes > HELD:
                 self._held_bytes -= len(self._held.popitem(last=False)[1])
         if self._disk is not None:

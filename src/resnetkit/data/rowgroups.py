@@ -21,7 +21,7 @@ import numpy as np
 
 from resnetkit.data.blobs import Blobs, LocalBlobs, short_names
 from resnetkit.data.footers import Footer, footers, opened
-from resnetkit.data.pictures import Data, Labels, label_table, label_type
+from resnetkit.data.pictures import Data, Indices, Labels, label_table, label_type
 from resnetkit.data.shardnames import divided
 from resnetkit.errors import BadPicture, UserError
 
@@ -41,9 +41,9 @@ class RowGroups:
         self._fingerprint = fingerprint(self.files, about)
         self.about = [replace(footer, labels=[]) for footer in about]  # which take more memory than all else
         self.groups = [(k, g) for k, footer in enumerate(about) for g in range(len(footer.groups))]
-        self.starts = [0, *accumulate(rows for footer in about for rows, _ in footer.groups)]
-        self.firsts = [0, *accumulate(sum(rows for rows, _ in footer.groups) for footer in about)]
-        self.fits = sum(size for footer in about for _, size in footer.groups) <= KEPT_BYTES
+        self.starts = [0, *accumulate(rows for footer in about for rows, *_ in footer.groups)]
+        self.firsts = [0, *accumulate(sum(rows for rows, *_ in footer.groups) for footer in about)]
+        self.fits = sum(size for footer in about for _, size, *_ in footer.groups) <= KEPT_BYTES
         self._kept: OrderedDict[int, Future[Any]] = OrderedDict()
         self._lock = threading.Lock()
         self._metadata = lru_cache(OPEN)(lambda k: opened(blobs, k, few=True).metadata)
@@ -58,7 +58,7 @@ class RowGroups:
     def size(self, i: int) -> int:
         """The mean of the row group's, which is known without reading it."""
         k, group = self.groups[bisect_right(self.starts, i) - 1]
-        rows, size = self.about[k].groups[group]
+        rows, size, *_ = self.about[k].groups[group]
         return size // rows
 
     def read(self, i: int) -> bytes:
@@ -68,6 +68,17 @@ class RowGroups:
         if not value:
             raise BadPicture("the row has no bytes of a picture; store the pictures in the files, not their paths")
         return value
+
+    def soon(self, indices: Indices) -> None:
+        """Say which pictures will be read next; see `Blobs.soon`."""
+        groups = np.searchsorted(np.array(self.starts), indices, "right") - 1
+        ranges = []
+        for g in dict.fromkeys(groups.tolist()):
+            k, group = self.groups[g]
+            if g not in self._kept:
+                ranges.append((k, *self.about[k].groups[group][2:]))
+        if ranges or not len(indices):
+            self.blobs.soon(ranges)
 
     def records(self) -> None:
         """As `Indexed`: nobody has looked at the pictures."""
