@@ -143,6 +143,7 @@ class Way(BaseHTTPRequestHandler):
         if fault.isdigit():
             self.send_response(int(fault), "as planned")
             self.send_header("Content-Length", "0")
+            self.send_header("Connection", "close")
             self.end_headers()
             return
         self.hand_on(fault, given)

@@ -231,6 +231,11 @@ def test_far_pictures_are_there_when_they_are_wanted(store: Proxy, monkeypatch: 
     assert [one for batch in told for one in batch] == read
     assert [len(batch) for batch in told] == [4] * 8 + [0]
     assert before[0] > 1 + loader.AHEAD, "some batches ahead of those in the making"
+    told.clear()
+    keeping = loader.Reader(data, preprocess, threads=1, keep=True)
+    for _ in range(2):
+        list(loader.evaluation_batches(keeping, data.used(), batch=16))
+    assert [len(batch) for batch in told] == [16, 16, 0, 0], "what is in memory is not wanted again"
 
 
 def test_shards_that_lie_far_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

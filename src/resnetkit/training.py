@@ -230,7 +230,8 @@ def make_loop(folder: Path, resolved: Resolved, data: Data, audit: Audit, ranks:
     seen = int((audit.width[used].astype("int64") * audit.height[used]).sum())
     pixels = seen * len(data.used()) // max(1, len(used))
     keep = pixels * preprocess.channels * ranks.here <= run.cache_mb * 2**20
-    reader = Reader(data, preprocess, threads=max(1, int(run.threads) // ranks.here), keep=keep)
+    threads = max(1, int(run.threads) // ranks.here)
+    reader = Reader(data, preprocess, threads=threads, keep=keep, here=ranks.here)
     if resolved.recipe.optim.optimizer == "lbfgs":
         return FrozenLoop(folder, resolved, data, reader, State(resolved), audit)
     return Loop(folder, resolved, data, reader, State(resolved), ranks)

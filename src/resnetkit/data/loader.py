@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from resnetkit.recipe import Augment
 
 CHUNK = 32  # pictures per task: long enough that handing it to a thread costs nothing, short enough to balance
-FORETOLD = 4 << 30  # bytes of far pictures that are fetched ahead: a window of shards of 256 MiB
+FORETOLD = 4 << 30  # bytes of far pictures that a machine fetches ahead: a window of shards of 256 MiB
 AHEAD = 3  # batches in the making while one is used
 LARGE = 4_000_000  # numbers from which a permutation is made in parts; fewer keep the order that they always had
 WINDOW = 16  # shards whose pictures are mixed, where they lie far away
@@ -182,17 +182,20 @@ def default_threads() -> int:
 
 
 class Reader:
-    """Decoded pictures of `data` by index, with all of them kept in memory when they fit."""
+    """Decoded pictures of `data` by index, with all of them kept in memory when they fit.
 
-    def __init__(self, data: Data, preprocess: Preprocess, *, threads: int, keep: bool = False) -> None:
-        self.data, self.preprocess, self.threads = data, preprocess, threads
+    here  processes on this machine that read as this one does
+    """
+
+    def __init__(self, data: Data, preprocess: Preprocess, *, threads: int, keep: bool = False, here: int = 1) -> None:
+        self.data, self.preprocess, self.threads, self.here = data, preprocess, threads, here
         self.kept: list[Pixels | None] | None = [None] * len(data.pictures) if keep else None
 
     def at(self, size: int) -> Reader:
         """A reader of the same pictures, kept in the same memory, for input of another side."""
         if size == self.preprocess.size:
             return self
-        other = Reader(self.data, self.preprocess.at(size), threads=self.threads)
+        other = Reader(self.data, self.preprocess.at(size), threads=self.threads, here=self.here)
         other.kept = self.kept
         return other
 
@@ -321,7 +324,7 @@ def run_ahead(
     under_way: deque[tuple[int, Pixels]] = deque()
 
     def groups() -> Iterator[list[Callable[[], dict[int, str]]]]:
-        for first, count in foretold(reader.data, indices, spans):
+        for first, count in foretold(reader, indices, spans):
             out = np.empty((count, *shape), dtype=np.uint8)
             under_way.append((first, out))
             yield [partial(make, out[at : at + CHUNK], first + at) for at in range(0, count, CHUNK)]
@@ -333,10 +336,10 @@ def run_ahead(
         yield Batch(out, labels[here].astype(np.int64), here, bad)
 
 
-def foretold(data: Data, indices: Indices, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def foretold(reader: Reader, indices: Indices, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """The spans; far pictures are told of those that come later, so that they are there by then."""
-    pictures = data.pictures
-    if not (data.far and isinstance(pictures, Foretold) and spans):
+    pictures, kept = reader.data.pictures, reader.kept
+    if not (reader.data.far and isinstance(pictures, Foretold) and spans):
         yield from spans
         return
     some = indices[:: max(1, len(indices) // 100)].tolist()
@@ -345,9 +348,12 @@ def foretold(data: Data, indices: Indices, spans: Sequence[tuple[int, int]]) -> 
 
     def tell(batches: int) -> None:
         for first, count in islice(later, batches):
-            pictures.soon(indices[first : first + count])
+            coming = indices[first : first + count]
+            wanted = coming if kept is None else np.array([i for i in coming.tolist() if kept[i] is None], np.int64)
+            if len(wanted):
+                pictures.soon(wanted)
 
-    tell(FORETOLD // max(1, mean * spans[0][1]))
+    tell(FORETOLD // reader.here // max(1, mean * spans[0][1]))
     try:
         for span in spans:
             tell(1)
