@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from hub_server import answering
 
 
 @contextmanager
@@ -45,15 +46,8 @@ def hub_dataset(name: str, files: Mapping[str, bytes]) -> Iterator[tuple[str, li
             else:
                 self.send(404, b"", X_Error_Code="RepoNotFound")
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", asked
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with answering(Handler) as address:
+        yield address, asked
 
 
 def listed(files: Mapping[str, bytes], folder: str, whole: bool) -> list[dict[str, object]]:

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 from uuid import uuid4
 
@@ -33,26 +35,32 @@ def upload(address: str, data: bytes = b"") -> None:
 
 
 @contextmanager
-def moto() -> Iterator[str]:
-    """The address of a new, empty S3 in a process of its own."""
+def server(command: Callable[[str], list[str]], folder: Path | None = None) -> Iterator[str]:
+    """The address of a server in a process of its own, which `command` starts at a port."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command, stdout=quiet, stderr=quiet, env=os.environ | CREDENTIALS)
+    process = subprocess.Popen(command(str(port)), stdout=quiet, stderr=quiet, env=os.environ | CREDENTIALS, cwd=folder)
     try:
-        for _ in range(200):
+        for _ in range(300):
             try:
                 urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
                 break
+            except HTTPError:  # it answers
+                break
             except OSError:
-                assert process.poll() is None, "moto's server ended"
+                assert process.poll() is None, "the server ended"
                 time.sleep(0.05)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()
         process.wait()
+
+
+def moto() -> AbstractContextManager[str]:
+    """The address of a new, empty S3 in a process of its own."""
+    return server(lambda port: [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port])
 
 
 @dataclass

@@ -5,52 +5,22 @@ from __future__ import annotations
 import importlib.util
 import random
 import shutil
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import pytest
 
 from resnetkit.data.source import open_data
 from resnetkit.errors import UserError
 from resnetkit.stores import NotThere, Patience, Store
-from store_server import CREDENTIALS, Proxy, proxy
+from store_server import CREDENTIALS, Proxy, proxy, server
 from tar_samples import jpeg, samples, tar_bytes
 
 FAST = Patience(tries=2, wait=0.01)
 ACCOUNT = "devstoreaccount1"  # and its key: those that Azurite's documentation prints
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 BUCKET = "pictures"
-
-
-@contextmanager
-def server(command: Callable[[str], list[str]], folder: Path) -> Iterator[str]:
-    """The address of an emulator that `command` starts at a port."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command(str(port)), stdout=quiet, stderr=quiet, cwd=folder)
-    try:
-        for _ in range(300):
-            try:
-                urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-                break
-            except HTTPError:
-                break
-            except OSError:
-                assert process.poll() is None, "the emulator ended"
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
 
 
 def google(port: str) -> list[str]:
