@@ -49,6 +49,7 @@ class Members:
     def __init__(self, blobs: Blobs, indexes: Sequence[Index]) -> None:
         self.blobs, self.indexes = blobs, indexes
         self.starts = [0, *accumulate(index.n for index in indexes)]
+        self._begins = np.array(self.starts)  # to look many up at once
         self.offsets = np.empty(self.starts[-1], np.uint32)  # in blocks of 512 bytes
         self.lengths = np.empty(self.starts[-1], np.uint32)
         self.tars = short_names(blobs)
@@ -92,7 +93,7 @@ class Members:
 
     def soon(self, indices: Indices) -> None:
         """Say which pictures will be read next; see `Blobs.soon`."""
-        tars = (np.searchsorted(np.array(self.starts), indices, "right") - 1).tolist()
+        tars = (np.searchsorted(self._begins, indices, "right") - 1).tolist()
         starts, lengths = self.offsets[indices].tolist(), self.lengths[indices].tolist()
         self.blobs.soon([(k, (a - 1) * BLOCK, BLOCK + n) for k, a, n in zip(tars, starts, lengths, strict=True)])
 

@@ -42,6 +42,7 @@ class RowGroups:
         self.about = [replace(footer, labels=[]) for footer in about]  # which take more memory than all else
         self.groups = [(k, g) for k, footer in enumerate(about) for g in range(len(footer.groups))]
         self.starts = [0, *accumulate(rows for footer in about for rows, *_ in footer.groups)]
+        self._begins = np.array(self.starts)  # to look many up at once
         self.firsts = [0, *accumulate(sum(rows for rows, *_ in footer.groups) for footer in about)]
         self.fits = sum(size for footer in about for _, size, *_ in footer.groups) <= KEPT_BYTES
         self._kept: OrderedDict[int, Future[Any]] = OrderedDict()
@@ -71,7 +72,7 @@ class RowGroups:
 
     def soon(self, indices: Indices) -> None:
         """Say which pictures will be read next; see `Blobs.soon`."""
-        groups = np.searchsorted(np.array(self.starts), indices, "right") - 1
+        groups = np.searchsorted(self._begins, indices, "right") - 1
         ranges = []
         for g in dict.fromkeys(groups.tolist()):
             k, group = self.groups[g]
